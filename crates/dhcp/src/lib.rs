@@ -1,0 +1,1 @@
+//! DHCPv4 and PXE server: codec, sans-IO machine, sockets

@@ -1,0 +1,9 @@
+//! The chunk store from outside: what goes in comes out, whatever happens meanwhile.
+
+mod broken_input;
+mod crash;
+mod damage;
+mod full_disk;
+mod helpers;
+mod round_trip;
+mod sharing;

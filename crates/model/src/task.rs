@@ -1,0 +1,261 @@
+//! What agents are told to do, as a durable state machine.
+
+use crate::{DeviceId, ImageId, ImageName, TaskId, Timestamp};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// Which disk of the machine a deploy writes to.
+///
+/// A rule is applied by the agent to what it finds at that moment, before the first byte is
+/// written. A disk smaller than the image or of another sector size is never taken.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskRule {
+    /// The only fixed, writable disk that the image fits on; where there are several, the
+    /// smallest one, and the first in the kernel's order among equals. Removable media never.
+    #[default]
+    Auto,
+    /// The disk with this path, serial number or model; removable media only this way.
+    Named(String),
+}
+
+/// How a deploy proves what it wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VerifyMode {
+    /// Reads everything back from the disk, past the page cache, and compares the hashes.
+    #[default]
+    ReadBack,
+    /// Only what was hashed on its way to the disk.
+    WriteOnly,
+}
+
+/// Write an image onto a disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Deploy {
+    /// Which image.
+    pub image: ImageId,
+    /// Its name when the task was made, for people.
+    pub image_name: ImageName,
+    /// BLAKE3 of its manifest, in hex: the image that is meant, whatever becomes of the name.
+    pub manifest: String,
+    /// Which disk.
+    #[serde(default)]
+    pub disk: DiskRule,
+    /// How it is proved.
+    #[serde(default)]
+    pub verify: VerifyMode,
+}
+
+/// What an agent is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum TaskAction {
+    /// Write an image onto a disk, then reboot from it.
+    Deploy(Deploy),
+    /// Reboot; what then boots is the device's own state.
+    Reboot,
+    /// Power off.
+    PowerOff,
+}
+
+impl TaskAction {
+    /// One word for it: `deploy`, `reboot` or `poweroff`.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Deploy(_) => "deploy",
+            Self::Reboot => "reboot",
+            Self::PowerOff => "poweroff",
+        }
+    }
+}
+
+/// Where a task stands.
+///
+/// `Queued -> Claimed -> Running -> Verifying -> Done`; from each of the first four also
+/// `Failed` or `Cancelled`. `Claimed`, `Running` and `Verifying` go back to `Claimed` when the
+/// device's agent comes back after a reboot: it resumes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskState {
+    /// Waits for the device's agent.
+    Queued,
+    /// An agent has it.
+    Claimed,
+    /// The agent is at work.
+    Running,
+    /// Everything is written; it is being read back.
+    Verifying,
+    /// Finished, and proved.
+    Done,
+    /// Ended by an error.
+    Failed,
+    /// Ended by an operator.
+    Cancelled,
+}
+
+/// A step that the state machine does not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a task that is {from} cannot become {to}")]
+pub struct TaskStateError {
+    /// Where it stands.
+    pub from: TaskState,
+    /// Where it was to go.
+    pub to: TaskState,
+}
+
+impl TaskState {
+    /// Whether more is to come.
+    #[must_use]
+    pub fn is_open(self) -> bool {
+        !matches!(self, Self::Done | Self::Failed | Self::Cancelled)
+    }
+
+    /// `to`, where the state machine has such a step. A step to the same open state is allowed:
+    /// reports can arrive twice.
+    ///
+    /// # Errors
+    /// [`TaskStateError`] where it has not.
+    pub fn step(self, to: Self) -> Result<Self, TaskStateError> {
+        use TaskState::{Cancelled, Claimed, Done, Failed, Queued, Running, Verifying};
+        let allowed = match self {
+            Queued => matches!(to, Queued | Claimed | Failed | Cancelled),
+            Claimed => matches!(
+                to,
+                Claimed | Running | Verifying | Done | Failed | Cancelled
+            ),
+            Running => matches!(
+                to,
+                Claimed | Running | Verifying | Done | Failed | Cancelled
+            ),
+            Verifying => matches!(to, Claimed | Verifying | Done | Failed | Cancelled),
+            Done | Failed | Cancelled => false,
+        };
+        if allowed {
+            Ok(to)
+        } else {
+            Err(TaskStateError { from: self, to })
+        }
+    }
+}
+
+impl std::fmt::Display for TaskState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Queued => "queued",
+            Self::Claimed => "claimed",
+            Self::Running => "running",
+            Self::Verifying => "verifying",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// What a working agent is busy with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Checks the disk and the image against each other; nothing is written yet.
+    #[default]
+    Checking,
+    /// Reads what is on the disk already, to resume.
+    Comparing,
+    /// Fetches and writes.
+    Writing,
+    /// Flushes, re-reads the partition table, moves the GPT backup header.
+    Finalizing,
+    /// Reads back.
+    Verifying,
+}
+
+/// How far a task is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Progress {
+    /// What the agent is busy with.
+    pub phase: Phase,
+    /// Bytes of image data that are durable on the disk (in `Verifying`: read back and right).
+    pub done: u64,
+    /// Bytes of image data in all.
+    pub total: u64,
+    /// Bytes found right on the disk already, and so not fetched; counted in `done` as well.
+    pub skipped: u64,
+    /// Bytes that came over the network, as sent (compressed).
+    pub fetched: u64,
+    /// Milliseconds since the agent began this task in this boot.
+    pub elapsed_ms: u64,
+}
+
+/// One thing that one device's agent is to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Task {
+    /// Its identifier.
+    pub id: TaskId,
+    /// Whose agent.
+    pub device: DeviceId,
+    /// What it is to do.
+    pub action: TaskAction,
+    /// Where it stands.
+    pub state: TaskState,
+    /// How far it is.
+    pub progress: Progress,
+    /// What went wrong, for `failed`; who or what ended it, for `cancelled`.
+    pub message: Option<String>,
+    /// How often an agent has claimed it; more than 1 means that it resumed.
+    pub attempts: u32,
+    /// When it was made.
+    pub created: Timestamp,
+    /// When it last changed.
+    pub updated: Timestamp,
+}
+
+/// A task to be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewTask {
+    /// Whose agent.
+    pub device: DeviceId,
+    /// What it is to do.
+    pub action: TaskAction,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [TaskState; 7] = [
+        TaskState::Queued,
+        TaskState::Claimed,
+        TaskState::Running,
+        TaskState::Verifying,
+        TaskState::Done,
+        TaskState::Failed,
+        TaskState::Cancelled,
+    ];
+
+    #[test]
+    fn an_ended_task_never_moves() {
+        for from in ALL.into_iter().filter(|s| !s.is_open()) {
+            for to in ALL {
+                assert!(from.step(to).is_err(), "{from} -> {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_open_task_can_fail_be_cancelled_and_be_reported_twice() {
+        for from in ALL.into_iter().filter(|s| s.is_open()) {
+            for to in [TaskState::Failed, TaskState::Cancelled, from] {
+                assert!(from.step(to).is_ok(), "{from} -> {to}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_queued_task_is_not_done_without_an_agent() {
+        assert!(TaskState::Queued.step(TaskState::Done).is_err());
+        assert!(TaskState::Queued.step(TaskState::Running).is_err());
+    }
+}

@@ -1,0 +1,76 @@
+//! The boot environments of a state directory.
+
+use crate::config;
+use anyhow::{Context, Result, bail};
+use bugler_bootenv::{BootEnv, BuildOptions, KernelSource};
+use std::path::{Path, PathBuf};
+
+/// The architecture that boot environments are built for.
+pub const ARCH: &str = "x86_64";
+
+/// The folder of boot environments in a state directory.
+#[must_use]
+pub fn dir(state_dir: &Path) -> PathBuf {
+    state_dir.join("bootenv")
+}
+
+/// Every boot environment, latest first.
+///
+/// # Errors
+/// Where the folder cannot be read. A folder that does not exist has none.
+pub fn list(state_dir: &Path) -> Result<Vec<BootEnv>> {
+    Ok(bugler_bootenv::list(&dir(state_dir))?)
+}
+
+/// The one that machines get.
+///
+/// # Errors
+/// Where the folder cannot be read.
+pub fn latest(state_dir: &Path) -> Result<Option<BootEnv>> {
+    Ok(bugler_bootenv::latest(&dir(state_dir), ARCH)?)
+}
+
+/// Builds one; `progress` is told what is being done, a line at a time.
+///
+/// # Errors
+/// Where the agent or a kernel cannot be found, or the result cannot be written.
+pub fn build(
+    state_dir: &Path,
+    wanted: &config::Bootenv,
+    progress: &mut dyn FnMut(&str),
+) -> Result<BootEnv> {
+    let agent = match &wanted.agent {
+        Some(path) => path.clone(),
+        None => find_agent()?,
+    };
+    let kernel = match &wanted.kernel {
+        Some(path) if path.is_dir() => KernelSource::folder(path),
+        Some(path) => KernelSource::Deb(path.clone()),
+        None => KernelSource::auto(),
+    };
+    let busybox = wanted
+        .busybox
+        .clone()
+        .or_else(|| Some(PathBuf::from("/bin/busybox")).filter(|path| path.is_file()));
+    let out = dir(state_dir);
+    let options = BuildOptions { kernel, agent, busybox, out: out.clone() };
+    bugler_bootenv::build(&options, progress)
+        .with_context(|| format!("could not build a boot environment in {}", out.display()))
+}
+
+/// The agent that was installed, or built, together with this program.
+fn find_agent() -> Result<PathBuf> {
+    let exe = std::env::current_exe().context("could not find out where this program is")?;
+    let beside = exe.with_file_name("bugler-agent");
+    let installed = PathBuf::from("/usr/lib/bugler/bugler-agent");
+    for path in [&beside, &installed] {
+        if path.is_file() {
+            return Ok(path.clone());
+        }
+    }
+    bail!(
+        "there is no agent at {} or {}: build it with `make build`, or say where it is with --agent",
+        beside.display(),
+        installed.display()
+    )
+}

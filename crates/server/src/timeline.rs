@@ -1,0 +1,258 @@
+//! Writes the timeline of every boot: what was asked, what was answered, which stage it reached.
+//!
+//! ```text
+//! DHCP thread --\
+//! TFTP thread ---+--> bounded channel --> Timeline::run --> store (devices, sessions, events)
+//! HTTP tasks ---/
+//! ```
+//!
+//! Packet handlers must not wait for the disk, so they only put a [`Seen`] into the channel. A
+//! full channel drops it: a boot matters more than its record. What must be on disk before an
+//! answer (a lease, a token, a task) does not go this way.
+
+use crate::clock;
+use bugler_boot::{BootAction, BootPlan, ClientFacts, Goal};
+use bugler_model::{
+    BootSession, Device, DeviceId, EventKind, Firmware, MacAddr, NewEvent, Outcome, Presence,
+    SessionId, Stage, Timestamp,
+};
+use bugler_store::{Sighting, Store, StoreError};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Things seen that wait to be written.
+const QUEUE: usize = 8192;
+
+/// How long a machine that was sent to its disk may go on asking before that is another boot.
+const LOCAL_QUIET_MS: i64 = 60_000;
+
+/// Something that belongs on a timeline.
+#[derive(Debug)]
+pub(crate) enum Seen {
+    /// A boot client asked by DHCP, and was answered by this plan.
+    Asked { facts: ClientFacts, message: &'static str, plan: BootPlan, at: Timestamp },
+    /// A client began to fetch a file of the boot tree.
+    Fetching { mac: MacAddr, stage: Stage, address: Ipv4Addr, text: String, at: Timestamp },
+    /// A transfer ended. `stage` is reached by it where it was whole.
+    Fetched { mac: MacAddr, stage: Option<Stage>, text: String, at: Timestamp },
+    /// Something without a device, or only with a MAC address.
+    Note { kind: EventKind, mac: Option<MacAddr>, text: String, at: Timestamp },
+}
+
+/// Where packet handlers put what they saw.
+#[derive(Clone)]
+pub(crate) struct Recorder(mpsc::Sender<Seen>);
+
+impl Recorder {
+    /// Records it, unless too much waits already.
+    pub(crate) fn see(&self, seen: Seen) {
+        if self.0.try_send(seen).is_err() {
+            tracing::debug!("the timeline is behind: something was not recorded");
+        }
+    }
+}
+
+/// The task that writes.
+pub(crate) struct Timeline {
+    store: Arc<dyn Store>,
+    queue: mpsc::Receiver<Seen>,
+}
+
+impl Timeline {
+    /// A timeline and where to put things for it.
+    pub(crate) fn new(store: Arc<dyn Store>) -> (Recorder, Self) {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        (Recorder(sender), Self { store, queue })
+    }
+
+    /// Writes until every [`Recorder`] is gone.
+    pub(crate) async fn run(mut self) {
+        while let Some(seen) = self.queue.recv().await {
+            if let Err(error) = self.write(seen).await {
+                tracing::warn!(error = %clock::chain(&error), "the timeline could not be written");
+            }
+        }
+    }
+
+    async fn write(&self, seen: Seen) -> Result<(), StoreError> {
+        match seen {
+            Seen::Asked { facts, message, plan, at } => self.asked(&facts, message, &plan, at).await,
+            Seen::Fetching { mac, stage, address, text, at } => {
+                let Some(device) = self.store.find_client(mac, None) else { return Ok(()) };
+                self.store.touch(device.id, Some(address), at);
+                let session = session_for(&*self.store, &device, device.firmware, at).await?;
+                self.store.reach_stage(session, stage, at).await?;
+                self.event(&device, Some(session), text, at).await
+            }
+            Seen::Fetched { mac, stage, text, at } => {
+                let Some(device) = self.store.find_client(mac, None) else { return Ok(()) };
+                let session = self.store.open_session(device.id).map(|session| session.id);
+                if let (Some(session), Some(stage)) = (session, stage) {
+                    self.store.reach_stage(session, stage, at).await?;
+                }
+                self.event(&device, session, text, at).await
+            }
+            Seen::Note { kind, mac, text, at } => {
+                let device = mac.and_then(|mac| self.store.find_client(mac, None));
+                let mut event = NewEvent::new(kind, text);
+                event.device = device.map(|device| device.id);
+                self.store.append_event(event, at).await.map(drop)
+            }
+        }
+    }
+
+    async fn asked(
+        &self,
+        facts: &ClientFacts,
+        message: &str,
+        plan: &BootPlan,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let Some(firmware) = facts.firmware else { return Ok(()) };
+        let sighting = Sighting {
+            mac: facts.mac,
+            uuid: facts.uuid,
+            arch: facts.arch,
+            firmware: Some(firmware),
+        };
+        let device = self.store.observe(sighting, at).await?.device;
+        let answer = match &plan.action {
+            BootAction::Silent => "no boot options".to_owned(),
+            BootAction::Tftp(path) => format!("{path} over TFTP"),
+            BootAction::Http(path) => format!("{path} over HTTP"),
+        };
+        let text = format!("{message} from {}: {answer}, because {}", facts.describe(), plan.why);
+        if plan.goal == Goal::Local {
+            return self.sent_to_disk(&device, firmware, text, at).await;
+        }
+        let open = self.store.open_session(device.id);
+        let session = match open {
+            Some(session) if !begins_anew(&session, firmware) => {
+                if firmware.is_ipxe() && session.firmware.is_some_and(|first| !first.is_ipxe()) {
+                    self.store.reach_stage(session.id, Stage::Script, at).await?;
+                }
+                session.id
+            }
+            _ => {
+                let session = self.store.begin_session(device.id, Some(firmware), at).await?;
+                self.store.reach_stage(session, Stage::Dhcp, at).await?;
+                self.store.set_presence(device.id, Presence::Booting, at).await?;
+                session
+            }
+        };
+        self.event(&device, Some(session), text, at).await
+    }
+
+    /// A device whose network boot is off asked: that is one boot, however often it asks.
+    async fn sent_to_disk(
+        &self,
+        device: &Device,
+        firmware: Firmware,
+        text: String,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        if let Some(open) = self.store.open_session(device.id) {
+            self.store.reach_stage(open.id, Stage::Local, at).await?;
+            self.store.end_session(open.id, Outcome::Local, at).await?;
+        } else {
+            let latest = self.store.sessions(device.id, 1).await?;
+            let asks_on = latest.first().is_some_and(|session| {
+                session.outcome == Outcome::Local && at.millis_since(session.started) < LOCAL_QUIET_MS
+            });
+            if asks_on {
+                return Ok(());
+            }
+            let session = self.store.begin_session(device.id, Some(firmware), at).await?;
+            self.store.reach_stage(session, Stage::Dhcp, at).await?;
+            self.store.reach_stage(session, Stage::Local, at).await?;
+            self.store.end_session(session, Outcome::Local, at).await?;
+        }
+        self.store.set_presence(device.id, Presence::Local, at).await?;
+        self.event(device, None, text, at).await
+    }
+
+    async fn event(
+        &self,
+        device: &Device,
+        session: Option<SessionId>,
+        text: String,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let mut event = NewEvent::new(EventKind::Boot, text).device(device.id);
+        event.session = session;
+        self.store.append_event(event, at).await.map(drop)
+    }
+}
+
+/// The device's open session, or a new one.
+pub(crate) async fn session_for(
+    store: &dyn Store,
+    device: &Device,
+    firmware: Option<Firmware>,
+    at: Timestamp,
+) -> Result<SessionId, StoreError> {
+    match store.open_session(device.id) {
+        Some(session) => Ok(session.id),
+        None => store.begin_session(device.id, firmware, at).await,
+    }
+}
+
+/// Whether a DHCP request of this firmware is a new boot, rather than the next step of the open
+/// one.
+///
+/// Firmware that asks although its loader came is starting over. iPXE that asks after firmware of
+/// another kind was given a loader is that loader; iPXE that asks although its script came is
+/// starting over as well.
+fn begins_anew(session: &BootSession, firmware: Firmware) -> bool {
+    let reached = |stage| session.stages.iter().any(|(s, _)| *s >= stage);
+    if firmware.is_ipxe() {
+        // The loader asks twice: itself, and from `dhcp` in a script.
+        reached(Stage::Kernel)
+    } else {
+        reached(Stage::Loader)
+    }
+}
+
+/// Says in the events that something concerns a device, without waiting for it.
+pub(crate) fn note_device(store: &Arc<dyn Store>, device: DeviceId, text: String) {
+    let store = store.clone();
+    tokio::spawn(async move {
+        let event = NewEvent::new(EventKind::Boot, text).device(device);
+        if let Err(error) = store.append_event(event, clock::now()).await {
+            tracing::warn!(error = %clock::chain(&error), "an event could not be written");
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(firmware: Firmware, stages: &[Stage]) -> BootSession {
+        BootSession {
+            id: SessionId(1),
+            device: DeviceId(1),
+            firmware: Some(firmware),
+            started: Timestamp(0),
+            stages: stages.iter().map(|&stage| (stage, Timestamp(0))).collect(),
+            outcome: Outcome::Open,
+        }
+    }
+
+    #[test]
+    fn a_boot_is_one_session_from_firmware_to_kernel() {
+        use Stage::{Dhcp, Initramfs, Kernel, Loader, Script};
+        for (first, stages, asks, anew) in [
+            (Firmware::BiosPxe, &[Dhcp][..], Firmware::BiosPxe, false),
+            (Firmware::BiosPxe, &[Dhcp, Loader], Firmware::IpxeBios, false),
+            (Firmware::BiosPxe, &[Dhcp, Loader, Script], Firmware::IpxeBios, false),
+            (Firmware::BiosPxe, &[Dhcp, Loader], Firmware::BiosPxe, true),
+            (Firmware::UefiPxe, &[Dhcp, Loader, Script, Kernel, Initramfs], Firmware::UefiPxe, true),
+            (Firmware::IpxeBios, &[Dhcp, Script], Firmware::IpxeBios, false),
+            (Firmware::IpxeBios, &[Dhcp, Script, Kernel], Firmware::IpxeBios, true),
+        ] {
+            assert_eq!(begins_anew(&session(first, stages), asks), anew, "{stages:?} then {asks}");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The registry: what Bugler knows of devices, leases, tasks, boot sessions, events and images.
+//!
+//! [`Store`] is a trait of *operations* ("claim the next task of this device"), never of tables:
+//! what must happen together happens in one call, and an implementation may keep its rows as it
+//! likes. [`SqliteStore`] is the implementation that needs nothing installed.
+//!
+//! An operation that returned `Ok` is durable (invariant 5). The exceptions say so:
+//! [`Store::touch`], [`Store::publish`], and the progress in [`Store::report_task`].
+
+mod error;
+mod sqlite;
+mod types;
+
+pub use error::{ResolveError, StoreError};
+pub use sqlite::SqliteStore;
+pub use types::{
+    AgentAuth, EventFilter, Observed, Registration, Sighting, TaskFilter, TaskReport, TokenHash,
+};
+
+use bugler_model::{
+    BootSession, Device, DeviceId, DevicePatch, Event, Firmware, Image, ImageId, ImageState, Lease,
+    MacAddr, NewEvent, NewImage, NewTask, Outcome, Presence, SessionId, Stage, Task, TaskId,
+    Timestamp,
+};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use tokio::sync::broadcast;
+use uuid::Uuid;
+
+/// The registry, as operations.
+#[async_trait::async_trait]
+pub trait Store: Send + Sync + 'static {
+    // ---- devices -------------------------------------------------------------------------
+
+    /// The device that such a client is, if it is known: by MAC address first, then by UUID.
+    ///
+    /// Answers from memory, without waiting: DHCP and TFTP ask it for every packet.
+    fn find_client(&self, mac: MacAddr, uuid: Option<Uuid>) -> Option<Arc<Device>>;
+
+    /// Records that a client asked to boot: makes the device where it is not known, and keeps what
+    /// the client told of itself. A sighting that names no firmware leaves the presence as it is.
+    ///
+    /// A UUID that many boards share (all zero, a vendor's filler) identifies nobody, here and
+    /// everywhere else. Of the devices that only packets told of, which no agent or operator has
+    /// had to do with, the 10,000 latest are kept, and of a device's MAC addresses the 32 latest.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] for a MAC address that can be no machine's own.
+    async fn observe(&self, seen: Sighting, now: Timestamp) -> Result<Observed, StoreError>;
+
+    /// Records what an agent found. All of its MAC addresses become this device's; devices that
+    /// had been made for another interface of the same machine (same UUID, or one of the MAC
+    /// addresses) and never had an agent are merged into it. Sets presence to `Agent` and closes
+    /// the boot session as `Registered`; a `Netboot::Once` becomes `Off`.
+    ///
+    /// Where another device that has had an agent has the same UUID, this machine is that device,
+    /// booted from an interface that was not known to be its own: it is the one that registers, and
+    /// the one returned.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] where there is no such device, or the session is not its own.
+    async fn register(
+        &self,
+        registration: Registration,
+        now: Timestamp,
+    ) -> Result<Arc<Device>, StoreError>;
+
+    /// Every device, by id.
+    async fn devices(&self) -> Result<Vec<Arc<Device>>, StoreError>;
+
+    /// One device.
+    async fn device(&self, id: DeviceId) -> Result<Arc<Device>, StoreError>;
+
+    /// The one device that a person means: by id, name, MAC address or UUID, or by an unambiguous
+    /// start of one. A whole match wins over a start. An id is only ever taken whole (`d1` never
+    /// means `d12`), and a MAC address or UUID by four hex digits at least.
+    async fn resolve_device(&self, text: &str) -> Result<Arc<Device>, ResolveError>;
+
+    /// Changes a device as an operator asked.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where another device has the name, where it could be taken for an
+    /// id, MAC address or UUID, and for a name or tag of more than 64 characters.
+    async fn patch_device(
+        &self,
+        id: DeviceId,
+        patch: DevicePatch,
+        now: Timestamp,
+    ) -> Result<Arc<Device>, StoreError>;
+
+    /// Forgets a device with its sessions and ended tasks.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] while it has open tasks.
+    async fn remove_device(&self, id: DeviceId, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Records what was last heard from a device.
+    async fn set_presence(
+        &self,
+        id: DeviceId,
+        presence: Presence,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Notes that a device was heard from just now. Kept in memory, written now and then: what a
+    /// crash loses is at most a minute of "last seen".
+    fn touch(&self, id: DeviceId, address: Option<Ipv4Addr>, now: Timestamp);
+
+    // ---- boot sessions and tokens ----------------------------------------------------------
+
+    /// Begins a boot session; an open one of the same device is closed as `Superseded`.
+    async fn begin_session(
+        &self,
+        device: DeviceId,
+        firmware: Option<Firmware>,
+        now: Timestamp,
+    ) -> Result<SessionId, StoreError>;
+
+    /// The device's open session, if it has one. Answers from memory.
+    fn open_session(&self, device: DeviceId) -> Option<Arc<BootSession>>;
+
+    /// Records that a session reached a stage; the first time counts, later ones change nothing.
+    async fn reach_stage(
+        &self,
+        session: SessionId,
+        stage: Stage,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Closes a session. The first outcome stands.
+    async fn end_session(
+        &self,
+        session: SessionId,
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// A device's sessions, latest first, at most `limit`. The latest 50 are kept.
+    async fn sessions(
+        &self,
+        device: DeviceId,
+        limit: usize,
+    ) -> Result<Vec<BootSession>, StoreError>;
+
+    /// Keeps the hash of the token that was made for this boot. The session's earlier boot token,
+    /// if any, stays good: a firmware may fetch its script twice. The latest 16 are kept.
+    async fn set_boot_token(&self, session: SessionId, token: TokenHash) -> Result<(), StoreError>;
+
+    /// Whose boot this token was made for; `None` for one that is unknown, or older than the
+    /// device's three latest sessions.
+    async fn boot_token(
+        &self,
+        token: TokenHash,
+    ) -> Result<Option<(DeviceId, SessionId)>, StoreError>;
+
+    /// Whose agent this is; `None` for a token that was never given or was replaced by a later
+    /// registration of the same device. Answers from memory: every chunk request asks it. Survives
+    /// a restart of the server.
+    fn agent_token(&self, token: TokenHash) -> Option<AgentAuth>;
+
+    // ---- leases ----------------------------------------------------------------------------
+
+    /// Every lease.
+    async fn leases(&self) -> Result<Vec<Lease>, StoreError>;
+
+    /// Writes leases, each replacing what its address had. Durable when it returns; calls that
+    /// arrive together are committed together. A renewal is not an event.
+    async fn commit_leases(&self, leases: Vec<Lease>) -> Result<(), StoreError>;
+
+    // ---- tasks -----------------------------------------------------------------------------
+
+    /// Makes tasks, all or none.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where a device has an open task already; it names the task. Also
+    /// where the image of a deploy is damaged, and [`StoreError::NotFound`] where it is gone.
+    async fn create_tasks(
+        &self,
+        tasks: Vec<NewTask>,
+        now: Timestamp,
+    ) -> Result<Vec<Task>, StoreError>;
+
+    /// The device's open task, oldest first, now `Claimed`, with `attempts` one higher. One that
+    /// an earlier boot of the agent had claimed is handed out again: that is how it resumes.
+    async fn claim_task(
+        &self,
+        device: DeviceId,
+        now: Timestamp,
+    ) -> Result<Option<Task>, StoreError>;
+
+    /// An agent's report on its task. Applied only while the task is open; the task as it then
+    /// stands is returned either way, so that the agent learns of a cancel.
+    ///
+    /// In the same transaction: a deploy that begins to run sets the device's network boot `On`
+    /// (a half-written disk is not booted from), and one that is done sets it `Off` (from then on
+    /// the device boots its disk). Progress alone is not a kept event; a change of state is.
+    /// Progress alone is seen by everybody at once, and written within a few seconds: a crash can
+    /// take back the number, never a change of state.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] for a task that is not this device's;
+    /// [`StoreError::Conflict`] for a step that the state machine does not have.
+    async fn report_task(&self, report: TaskReport, now: Timestamp) -> Result<Task, StoreError>;
+
+    /// Ends a task as `Cancelled`, whatever it was doing; its agent stops at its next report.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where it has ended already.
+    async fn cancel_task(&self, id: TaskId, by: &str, now: Timestamp) -> Result<Task, StoreError>;
+
+    /// One task.
+    async fn task(&self, id: TaskId) -> Result<Task, StoreError>;
+
+    /// Tasks that pass the filter, latest first. The latest 10,000 that have ended are kept.
+    async fn tasks(&self, filter: TaskFilter) -> Result<Vec<Task>, StoreError>;
+
+    // ---- images ----------------------------------------------------------------------------
+
+    /// Enters a finished image.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where the name is taken, or is written like an id.
+    async fn add_image(&self, image: NewImage, now: Timestamp) -> Result<Image, StoreError>;
+
+    /// Every image, by name.
+    async fn images(&self) -> Result<Vec<Image>, StoreError>;
+
+    /// The image with this id or name.
+    async fn image(&self, text: &str) -> Result<Image, StoreError>;
+
+    /// Forgets an image. Its chunks stay until the chunk store's next `gc`.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] while an open task needs it.
+    async fn remove_image(&self, id: ImageId, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Records whether an image is whole.
+    async fn set_image_state(
+        &self,
+        id: ImageId,
+        state: ImageState,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    // ---- events ----------------------------------------------------------------------------
+
+    /// Keeps an event and sends it to all who listen. Its text is made one line of at most 1,000
+    /// characters; the latest 100,000 events are kept.
+    async fn append_event(&self, event: NewEvent, now: Timestamp) -> Result<Event, StoreError>;
+
+    /// Sends an event to all who listen, without keeping it.
+    fn publish(&self, event: Event);
+
+    /// Kept events that pass the filter, oldest first.
+    async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, StoreError>;
+
+    /// Listens to events from now on. Every change that an operation above makes arrives here. A
+    /// listener that is too slow is told how many it missed.
+    fn subscribe(&self) -> broadcast::Receiver<Arc<Event>>;
+}

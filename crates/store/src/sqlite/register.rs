@@ -1,0 +1,201 @@
+//! An agent introduces itself: which machine it runs on, and what that machine is made of.
+
+use super::devices::{Record, owner_of_mac, owner_of_uuid};
+use super::fault::Fault;
+use super::identity::identity;
+use super::memory::Effect;
+use super::rows::{Word, execute, key};
+use super::writer::Tx;
+use crate::{AgentAuth, Registration};
+use bugler_model::{
+    Device, DeviceId, EventKind, Inventory, MacAddr, Netboot, NewEvent, Outcome, Presence, Stage,
+    Timestamp,
+};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// See [`crate::Store::register`].
+///
+/// The UUID that an agent read from SMBIOS says most: where another device with that UUID has had
+/// an agent before, this is that machine (booting from a new or borrowed interface), and the
+/// registration is that device's.
+pub(super) fn register(
+    tx: &mut Tx<'_>,
+    registration: &Registration,
+    now: Timestamp,
+) -> Result<Arc<Device>, Fault> {
+    let Registration { device: asked, session, boot_mac, address, inventory, agent_token } =
+        registration;
+    let asked = tx.record(*asked)?;
+    let mut boot = tx.session(*session)?;
+    if boot.device != asked.device.id {
+        return Err(Fault::NotFound(format!(
+            "boot session {session} of device {}",
+            asked.device.id
+        )));
+    }
+
+    let uuid = identity(inventory.uuid);
+    let namesake = match uuid.map_or(Ok(None), |uuid| owner_of_uuid(tx.sql, uuid))? {
+        Some(id) if id != asked.device.id => Some(tx.record(id)?),
+        _ => None,
+    };
+    let found = found_macs(*boot_mac, inventory);
+    let mut others: BTreeSet<DeviceId> = BTreeSet::new();
+    for mac in &found {
+        others.extend(owner_of_mac(tx.sql, *mac)?);
+    }
+    others.insert(asked.device.id);
+    others.extend(namesake.as_ref().map(|record| record.device.id));
+    let mut machine = match namesake {
+        Some(record) if record.had_agent => record,
+        _ => asked,
+    };
+    let id = machine.device.id;
+    others.remove(&id);
+
+    // First: there is room for one open session a device.
+    if boot.stages.iter().all(|(stage, _)| *stage != Stage::Registered) {
+        boot.stages.push((Stage::Registered, now));
+    }
+    if boot.outcome == Outcome::Open {
+        boot.outcome = Outcome::Registered;
+    }
+    tx.save_session(&boot)?;
+    if boot.device != id {
+        execute(
+            tx.sql,
+            "UPDATE sessions SET device = ?2 WHERE id = ?1",
+            (key(boot.id.0), key(id.0)),
+        )?;
+    }
+    // What this machine had begun before is not what its agent came up in.
+    execute(
+        tx.sql,
+        "UPDATE sessions SET outcome = ?3 WHERE device = ?1 AND id < ?2 AND outcome = 'open'",
+        (key(id.0), key(boot.id.0), Word(Outcome::Superseded)),
+    )?;
+
+    let mut macs = found.clone();
+    macs.extend(&machine.device.macs);
+    for other in others {
+        let other = tx.record(other)?;
+        if other.had_agent {
+            rob(tx, &other, &found)?;
+        } else {
+            macs.extend(&other.device.macs);
+            merge(tx, other, &mut machine, now)?;
+        }
+    }
+    machine.device.macs = first_of_each(macs, tx.limits.macs);
+    tx.save_macs(id, &machine.device.macs)?;
+
+    machine.had_agent = true;
+    machine.kept = true;
+    machine.device.uuid = uuid.or(machine.device.uuid);
+    machine.device.inventory = Some(inventory.clone());
+    machine.device.address = address.or(machine.device.address);
+    machine.device.presence = Presence::Agent;
+    machine.device.seen = machine.device.seen.max(now);
+    tx.save(&machine)?;
+    let text = format!("{} registered: {}", machine.device.label(), summary(inventory));
+    let mut event = NewEvent::new(EventKind::Device, text).device(id);
+    event.session = Some(boot.id);
+    tx.keep(event, now)?;
+    if machine.device.netboot == Netboot::Once {
+        tx.set_netboot(id, Netboot::Off, ": it has booted from the network this once", now)?;
+    }
+
+    execute(
+        tx.sql,
+        "INSERT INTO agent_tokens (device, hash, session) VALUES (?1, ?2, ?3)
+         ON CONFLICT (device) DO UPDATE SET hash = excluded.hash, session = excluded.session",
+        (key(id.0), agent_token.0, key(boot.id.0)),
+    )?;
+    tx.effect(Effect::AgentToken(*agent_token, AgentAuth { device: id, session: boot.id }));
+    tx.prune_sessions(id)?;
+    tx.refresh_session(id)?;
+    tx.refresh(id)
+}
+
+/// The addresses that an agent found, the one it booted from first.
+fn found_macs(boot_mac: MacAddr, inventory: &Inventory) -> Vec<MacAddr> {
+    let nics = inventory.nics.iter().map(|nic| nic.mac);
+    std::iter::once(boot_mac).chain(nics).filter(MacAddr::is_unicast).collect()
+}
+
+/// Each address once, in the order of their first.
+fn first_of_each(macs: Vec<MacAddr>, most: usize) -> Vec<MacAddr> {
+    let mut seen = BTreeSet::new();
+    macs.into_iter().filter(|mac| seen.insert(*mac)).take(most).collect()
+}
+
+/// Takes addresses from a device that has had an agent of its own: an interface moved.
+fn rob(tx: &mut Tx<'_>, from: &Record, found: &[MacAddr]) -> Result<(), Fault> {
+    let mut macs = from.device.macs.clone();
+    macs.retain(|mac| !found.contains(mac));
+    tx.save_macs(from.device.id, &macs)?;
+    tx.refresh_session(from.device.id)?;
+    tx.refresh(from.device.id)?;
+    Ok(())
+}
+
+/// Makes `from`, of which nothing but another interface was ever seen, a part of `into`.
+fn merge(
+    tx: &mut Tx<'_>,
+    from: Record,
+    into: &mut Record,
+    now: Timestamp,
+) -> Result<(), Fault> {
+    let (old, new) = (from.device.id, into.device.id);
+    tx.supersede(old)?;
+    for text in [
+        "UPDATE sessions SET device = ?2 WHERE device = ?1",
+        "UPDATE tasks SET device = ?2 WHERE device = ?1",
+        "UPDATE events SET device = ?2 WHERE device = ?1",
+    ] {
+        execute(tx.sql, text, (key(old.0), key(new.0)))?;
+    }
+    execute(tx.sql, "DELETE FROM devices WHERE id = ?1", [key(old.0)])?;
+    tx.effect(Effect::DeviceGone(old));
+
+    let was = from.device.label();
+    if from.kept && !into.kept {
+        // What an operator set of it, they set of this machine.
+        into.device.netboot = from.device.netboot;
+        into.device.profile = from.device.profile;
+    }
+    into.kept |= from.kept;
+    into.device.name = into.device.name.take().or(from.device.name);
+    into.device.tags.extend(from.device.tags);
+    into.device.tags.sort();
+    into.device.tags.dedup();
+    into.device.arch = into.device.arch.or(from.device.arch);
+    into.device.firmware = into.device.firmware.or(from.device.firmware);
+    into.device.created = into.device.created.min(from.device.created);
+    for task in super::tasks::open_of(tx, new)? {
+        tx.effect(Effect::Task(task));
+    }
+    let text = format!("{was} was another interface of {}: the two are one now", new);
+    tx.keep(NewEvent::new(EventKind::Device, text).device(new), now)?;
+    Ok(())
+}
+
+/// A machine in a few words.
+fn summary(inventory: &Inventory) -> String {
+    let named = [&inventory.vendor, &inventory.model].into_iter().flatten();
+    let mut parts: Vec<String> = Vec::new();
+    let name = named.map(String::as_str).collect::<Vec<_>>().join(" ");
+    if !name.is_empty() {
+        parts.push(name);
+    }
+    parts.push(format!("{} threads", inventory.cpu.threads));
+    parts.push(format!("{} MiB of memory", inventory.memory >> 20));
+    parts.push(count(inventory.disks.len(), "disk"));
+    parts.push(count(inventory.nics.len(), "wired interface"));
+    parts.join(", ")
+}
+
+fn count(number: usize, what: &str) -> String {
+    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+}
