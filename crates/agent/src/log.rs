@@ -74,6 +74,12 @@ impl Log {
         waiting.drain(..count).collect()
     }
 
+    /// Whether no line waits for a heartbeat.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waiting().is_empty()
+    }
+
     /// Gives back what [`take`](Self::take) gave, after a heartbeat that did not arrive.
     pub fn put_back(&self, lines: Vec<String>) {
         let mut waiting = self.waiting();

@@ -18,7 +18,10 @@ pub struct ApiError {
 impl ApiError {
     /// An error with this status; `text` says what was tried, on what, and what to do.
     pub fn new(status: StatusCode, text: impl Into<String>) -> Self {
-        Self { status, text: text.into() }
+        Self {
+            status,
+            text: text.into(),
+        }
     }
 
     pub(crate) fn bad_request(text: impl Into<String>) -> Self {

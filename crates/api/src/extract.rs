@@ -11,6 +11,10 @@ use bugler_store::{AgentAuth, TokenHash};
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a small body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A JSON body.
 pub(crate) struct Body<T>(pub(crate) T);
@@ -19,15 +23,26 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        match Json::from_request(request, state).await {
-            Ok(Json(body)) => Ok(Self(body)),
-            Err(rejection) => Err(refuse_json(&rejection)),
+        let read = Json::from_request(request, state);
+        match tokio::time::timeout(BODY_TIMEOUT, read).await {
+            Ok(Ok(Json(body))) => Ok(Self(body)),
+            Ok(Err(rejection)) => Err(refuse_json(&rejection)),
+            Err(_) => Err(ApiError::new(
+                StatusCode::REQUEST_TIMEOUT,
+                format!(
+                    "the request's body did not come within {} s",
+                    BODY_TIMEOUT.as_secs()
+                ),
+            )),
         }
     }
 }
 
 fn refuse_json(rejection: &JsonRejection) -> ApiError {
-    ApiError::new(rejection.status(), format!("the request's body: {}", rejection.body_text()))
+    ApiError::new(
+        rejection.status(),
+        format!("the request's body: {}", rejection.body_text()),
+    )
 }
 
 /// The query of the URL.
@@ -57,9 +72,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Segment {
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         match Path::from_request_parts(parts, state).await {
             Ok(Path(text)) => Ok(Self(text)),
-            Err(rejection) => {
-                Err(ApiError::bad_request(format!("the request's path: {}", rejection.body_text())))
-            }
+            Err(rejection) => Err(ApiError::bad_request(format!(
+                "the request's path: {}",
+                rejection.body_text()
+            ))),
         }
     }
 }

@@ -32,7 +32,9 @@ pub async fn collect_garbage(
             })
         })
         .collect::<Result<_, _>>()?;
-    let report =
-        tokio::task::spawn_blocking(move || collector.sweep(&live, dry_run)).await??;
-    Ok(Collected { chunks: report.chunks, bytes: report.bytes })
+    let report = tokio::task::spawn_blocking(move || collector.sweep(&live, dry_run)).await??;
+    Ok(Collected {
+        chunks: report.chunks,
+        bytes: report.bytes,
+    })
 }

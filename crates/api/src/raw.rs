@@ -30,7 +30,9 @@ pub fn parse_range(header: Option<&str>, size: u64) -> Range {
     let parsed = header
         .and_then(|text| text.trim().strip_prefix("bytes="))
         .and_then(|spec| spec.trim().split_once('-'));
-    let Some((first, last)) = parsed else { return Range::Whole };
+    let Some((first, last)) = parsed else {
+        return Range::Whole;
+    };
     let number = |text: &str| -> Option<u64> {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         // More digits than fit say "more than there is".
@@ -42,15 +44,21 @@ pub fn parse_range(header: Option<&str>, size: u64) -> Range {
         (None, Some(suffix)) if first.is_empty() => size.saturating_sub(suffix)..size,
         _ => return Range::Whole,
     };
-    if range.is_empty() { Range::Unsatisfiable } else { Range::Part(range) }
+    if range.is_empty() {
+        Range::Unsatisfiable
+    } else {
+        Range::Part(range)
+    }
 }
 
 /// The head of an answer that gives `size` bytes or a part of them, and which part that is.
 pub(crate) fn ranged(
     headers: &HeaderMap,
     size: u64,
-) -> Result<(ops::Range<u64>, StatusCode, HeaderMap), Response> {
-    let asked = headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+) -> Result<(ops::Range<u64>, StatusCode, HeaderMap), Box<Response>> {
+    let asked = headers
+        .get(header::RANGE)
+        .and_then(|value| value.to_str().ok());
     let mut answer = HeaderMap::new();
     answer.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     let mut content_range = |text: String| {
@@ -70,7 +78,7 @@ pub(crate) fn ranged(
                 StatusCode::RANGE_NOT_SATISFIABLE,
                 format!("a range was asked for that lies behind the end, at {size} bytes"),
             );
-            return Err((answer, error).into_response());
+            return Err(Box::new((answer, error).into_response()));
         }
     };
     answer.insert(header::CONTENT_LENGTH, (range.end - range.start).into());
@@ -92,12 +100,16 @@ pub(crate) struct RawImage {
 impl RawImage {
     /// Reads the manifest.
     pub(crate) async fn open(state: &Arc<AppState>, manifest: &str) -> Result<Self, ApiError> {
-        let hash: ChunkHash =
-            manifest.parse().map_err(|error| ApiError::conflict(format!("{error}")))?;
+        let hash: ChunkHash = manifest
+            .parse()
+            .map_err(|error| ApiError::conflict(format!("{error}")))?;
         let images = state.images.clone();
-        let (hold, manifest) =
-            tokio::task::spawn_blocking(move || images.hold(&hash)).await??;
-        Ok(Self { state: state.clone(), manifest, _hold: hold })
+        let (hold, manifest) = tokio::task::spawn_blocking(move || images.hold(&hash)).await??;
+        Ok(Self {
+            state: state.clone(),
+            manifest,
+            _hold: hold,
+        })
     }
 
     /// Size of the disk in bytes.
@@ -118,7 +130,9 @@ impl RawImage {
                 let (image, range) = (image.clone(), range.clone());
                 async move {
                     let offset = index * chunk;
-                    let bytes = image.chunk(u32::try_from(index).unwrap_or(u32::MAX)).await?;
+                    let bytes = image
+                        .chunk(u32::try_from(index).unwrap_or(u32::MAX))
+                        .await?;
                     let end = (offset + bytes.len() as u64).min(range.end);
                     let start = range.start.max(offset);
                     let within = |at: u64| usize::try_from(at.saturating_sub(offset));
@@ -126,7 +140,9 @@ impl RawImage {
                         (Ok(start), Ok(end)) if start <= end && end <= bytes.len() => {
                             Ok(bytes.slice(start..end))
                         }
-                        _ => Err(io::Error::other("a chunk is shorter than its manifest says")),
+                        _ => Err(io::Error::other(
+                            "a chunk is shorter than its manifest says",
+                        )),
                     }
                 }
             })
@@ -136,7 +152,9 @@ impl RawImage {
     async fn chunk(&self, index: u32) -> io::Result<Bytes> {
         let length = self.manifest.chunk_len(index) as usize;
         let chunks = &self.manifest.chunks;
-        let listed = chunks.binary_search_by_key(&index, |chunk| chunk.index).ok();
+        let listed = chunks
+            .binary_search_by_key(&index, |chunk| chunk.index)
+            .ok();
         let Some(hash) = listed.and_then(|at| chunks.get(at)).map(|chunk| chunk.hash) else {
             return Ok(Bytes::from_static(ZEROS.get(..length).unwrap_or(&ZEROS)));
         };
@@ -150,7 +168,10 @@ impl RawImage {
             ))),
             Err(error) => {
                 tracing::error!("could not give out chunk {hash}: {}", chain(&error));
-                if matches!(error, ImageError::NoChunk(_) | ImageError::DamagedChunk { .. }) {
+                if matches!(
+                    error,
+                    ImageError::NoChunk(_) | ImageError::DamagedChunk { .. }
+                ) {
                     let noted =
                         crate::device::note_damage(&self.state, hash, &error.to_string()).await;
                     if let Err(error) = noted {

@@ -1,6 +1,7 @@
 //! What both planes are made from.
 
 use crate::device::Manifests;
+use crate::field::Streaming;
 use crate::operator::Uploads;
 use crate::token::TaskTokens;
 use crate::wake::Wakes;
@@ -22,7 +23,9 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 #[must_use]
 pub fn system_clock() -> Clock {
     Arc::new(|| {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
     })
 }
@@ -102,6 +105,7 @@ pub struct AppState {
     pub(crate) manifests: Manifests,
     pub(crate) uploads: Uploads,
     pub(crate) task_tokens: TaskTokens,
+    pub(crate) streaming: Streaming,
     /// Event streams that may be open at a time.
     pub(crate) streams: Arc<Semaphore>,
     /// Images that may be read or packed whole at a time on behalf of operators.
@@ -140,6 +144,7 @@ impl AppState {
             manifests: Manifests::default(),
             uploads: Uploads::default(),
             task_tokens: TaskTokens::new(),
+            streaming: Streaming::default(),
             streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
             image_jobs: Arc::new(Semaphore::new(MAX_IMAGE_JOBS)),
         })
@@ -154,6 +159,8 @@ impl AppState {
 
 impl std::fmt::Debug for AppState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AppState").field("info", &self.info).finish_non_exhaustive()
+        f.debug_struct("AppState")
+            .field("info", &self.info)
+            .finish_non_exhaustive()
     }
 }

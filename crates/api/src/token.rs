@@ -46,7 +46,9 @@ impl TaskTokens {
 
     /// Whether `token` was made for this device's task.
     pub(crate) fn is_good(&self, token: &str, task: TaskId, device: DeviceId) -> bool {
-        let given = token.split_once('-').and_then(|(_, hex)| blake3::Hash::from_hex(hex).ok());
+        let given = token
+            .split_once('-')
+            .and_then(|(_, hex)| blake3::Hash::from_hex(hex).ok());
         // `blake3::Hash` compares in constant time.
         given.is_some_and(|given| given == self.mac(task, device))
     }

@@ -6,8 +6,8 @@
 use bugler_model::{DeviceId, Event, EventKind};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::Notify;
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
 /// Who waits for which device's tasks.
@@ -30,7 +30,11 @@ impl Wakes {
     /// Begins to wait for changes of this device's tasks.
     pub(crate) fn waiting(&self, device: DeviceId) -> Waiting {
         let notify = self.lock().entry(device).or_default().clone();
-        Waiting { wakes: self.clone(), device, notify }
+        Waiting {
+            wakes: self.clone(),
+            device,
+            notify,
+        }
     }
 
     /// Passes events on until `stop`.
@@ -54,7 +58,9 @@ impl Wakes {
                 Ok(_) => {}
                 // What was missed may have been for anybody: they look for themselves.
                 Err(RecvError::Lagged(_)) => {
-                    self.lock().values().for_each(|notify| notify.notify_waiters());
+                    self.lock()
+                        .values()
+                        .for_each(|notify| notify.notify_waiters());
                 }
                 Err(RecvError::Closed) => return,
             }
@@ -110,7 +116,10 @@ mod tests {
         sender.send(event(EventKind::Progress, 2)).unwrap();
         sender.send(event(EventKind::Task, 1)).unwrap();
         change.await;
-        assert!(futures::FutureExt::now_or_never(still).is_none(), "not its task");
+        assert!(
+            futures::FutureExt::now_or_never(still).is_none(),
+            "not its task"
+        );
         drop((first, other));
         assert!(wakes.lock().is_empty(), "nobody waits");
         stop.cancel();

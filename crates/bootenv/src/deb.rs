@@ -28,7 +28,7 @@ const MAX_PATH: u64 = 4096;
 ///
 /// When the package cannot be read, is not one, is damaged or has more than `limit` bytes; when
 /// `to` cannot be written.
-pub(crate) fn unpack(package: &Path, to: &Path, limit: u64) -> Result<u64> {
+pub fn unpack(package: &Path, to: &Path, limit: u64) -> Result<u64> {
     let file = File::open(package).map_err(Error::io("open the package", package))?;
     let unfit = |error: io::Error| Error::unfit(package, ROLE, error.to_string());
     let data = data_member(BufReader::new(file)).map_err(unfit)?;
@@ -181,9 +181,9 @@ mod tests {
             ("control.tar", b"abc"),
             ("data.tar.zst", &data),
         ] {
-            write!(
+            writeln!(
                 out,
-                "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`\n",
+                "{name:<16}{:<12}{:<6}{:<6}{:<8}{:<10}`",
                 0,
                 0,
                 0,

@@ -27,6 +27,9 @@ pub enum Error {
         /// What is wrong with it, and what to do.
         problem: String,
     },
+    /// The modules of a kernel have no index.
+    #[error(transparent)]
+    Index(#[from] bugler_kmod::LoadError),
     /// No kernel was found.
     #[error(
         "there is no kernel to build a boot environment from: {tried}. Give a Debian kernel \

@@ -170,11 +170,7 @@ pub(crate) fn add_modules(
     extra: &[String],
     firmware: Option<&Path>,
 ) -> Result<Added> {
-    let index = Modules::load(&kernel.modules).map_err(|error| Error::Io {
-        action: "read the index of the modules,",
-        path: error.path,
-        source: error.source,
-    })?;
+    let index = Modules::load(&kernel.modules)?;
     for name in extra {
         if index.path(name).is_none() && !index.is_builtin(name) {
             let problem = format!("it has no module {name}, which was asked for");

@@ -3,6 +3,7 @@
 use crate::command::{self, Program};
 use crate::error::{Error, Result};
 use crate::{apt, deb, decompress, elf};
+use bugler_kmod::Modules;
 use bugler_model::Arch;
 use std::fs::{self, File};
 use std::io::Read;
@@ -33,6 +34,10 @@ const REQUIRED: [(&str, &str); 4] = [
     ("CONFIG_TMPFS", "it has no file system in memory"),
 ];
 
+/// Drivers that a kernel for machines of every kind has. Kernels for clouds lack them, and a server
+/// that is a virtual machine may well run one.
+const GENERAL_DRIVERS: [&str; 3] = ["ahci", "e1000e", "nvme"];
+
 /// Where to take the kernel from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KernelSource {
@@ -57,7 +62,8 @@ pub enum KernelSource {
 }
 
 impl KernelSource {
-    /// The running kernel when its files can be read, else Debian's newest from apt.
+    /// The running kernel when its files can be read and it is one for machines of every kind,
+    /// else Debian's newest from apt.
     ///
     /// # Errors
     ///
@@ -67,8 +73,8 @@ impl KernelSource {
     }
 
     fn auto_under(root: &Path) -> Result<Self> {
-        let host = match host_files(root) {
-            Ok(_) => return Ok(Self::Host),
+        let host = match host_files(root).and_then(|(_, modules)| check_drivers(&modules)) {
+            Ok(()) => return Ok(Self::Host),
             Err(error) => error,
         };
         let package = match std::env::consts::ARCH {
@@ -166,6 +172,26 @@ fn host_files(root: &Path) -> Result<(PathBuf, PathBuf)> {
     let folder = modules.join("kernel");
     fs::read_dir(&folder).map_err(Error::io("list", &folder))?;
     Ok((vmlinuz, modules))
+}
+
+/// Refuses a kernel for clouds, where it is known what a kernel for all machines has.
+fn check_drivers(modules: &Path) -> Result<()> {
+    if !cfg!(target_arch = "x86_64") {
+        return Ok(());
+    }
+    let index = Modules::load(modules)?;
+    let has = |name: &&&str| index.path(name).is_some() || index.is_builtin(name);
+    match GENERAL_DRIVERS.iter().find(|name| !has(name)) {
+        None => Ok(()),
+        Some(missing) => {
+            let problem = format!("there is no driver {missing}: it is for virtual machines");
+            Err(Error::unfit(
+                modules,
+                "the modules of bare machines",
+                problem,
+            ))
+        }
+    }
 }
 
 /// Unpacks packages and finds the kernel in them.
@@ -328,7 +354,23 @@ mod tests {
         assert!(matches!(source, KernelSource::Apt { .. }), "{source:?}");
 
         touch(&root.path().join("boot/vmlinuz-6.1.0-1"), "");
-        touch(&root.path().join("lib/modules/6.1.0-1/kernel/a.ko"), "");
+        let modules = root.path().join("lib/modules/6.1.0-1");
+        touch(&modules.join("kernel/a.ko"), "");
+        touch(
+            &modules.join("modules.dep"),
+            "kernel/e1000e.ko:\nkernel/nvme.ko:\n",
+        );
+        if cfg!(target_arch = "x86_64") {
+            let source = KernelSource::auto_under(root.path()).unwrap();
+            assert!(
+                matches!(source, KernelSource::Apt { .. }),
+                "a kernel for clouds: {source:?}"
+            );
+        }
+        touch(
+            &modules.join("modules.builtin"),
+            "kernel/drivers/ata/ahci.ko\n",
+        );
         assert_eq!(
             KernelSource::auto_under(root.path()).unwrap(),
             KernelSource::Host

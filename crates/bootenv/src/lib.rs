@@ -25,6 +25,7 @@ mod select;
 
 pub use apt::download;
 pub use build::{BuildOptions, build, find_busybox};
+pub use deb::unpack as unpack_package;
 pub use error::{Error, Result};
 pub use kernel::KernelSource;
 pub use manifest::{BootEnv, Sizes, Sources, latest, list};

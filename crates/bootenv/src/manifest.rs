@@ -282,7 +282,7 @@ mod tests {
         let whole = put(out.path(), "6.1+a");
         let cut = put(out.path(), "6.1+b");
         fs::write(cut.initrd(), "12").unwrap();
-        assert_eq!(list(out.path()).unwrap(), [whole.clone()]);
+        assert_eq!(list(out.path()).unwrap(), std::slice::from_ref(&whole));
         assert_eq!(
             latest(out.path(), Arch::X86_64).unwrap(),
             Some(whole.clone())

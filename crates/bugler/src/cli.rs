@@ -97,13 +97,9 @@ pub(crate) struct Serve {
     /// reaches it can overwrite every disk.
     #[arg(long)]
     pub(crate) operator_without_login: bool,
-    /// The agent that goes into a boot environment built on first start.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) agent: Option<PathBuf>,
-    /// The kernel of a boot environment built on first start: a .deb, or a folder with vmlinuz
-    /// and lib/modules. Default: the running kernel, else Debian's.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) kernel: Option<PathBuf>,
+    /// What a boot environment is made of that is built on first start.
+    #[command(flatten)]
+    pub(crate) bootenv: Ingredients,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -312,16 +308,8 @@ pub(crate) enum Bootenv {
         /// Where the server keeps its state.
         #[arg(long, value_name = "DIR", default_value = "/var/lib/bugler")]
         state_dir: PathBuf,
-        /// A kernel package (.deb), or a folder with vmlinuz and lib/modules. Default: the
-        /// running kernel, else Debian's, fetched with apt.
-        #[arg(long, value_name = "PATH")]
-        kernel: Option<PathBuf>,
-        /// The agent. Default: `bugler-agent` beside this program.
-        #[arg(long, value_name = "FILE")]
-        agent: Option<PathBuf>,
-        /// A static busybox for the rescue shell. Default: /bin/busybox where it is static.
-        #[arg(long, value_name = "FILE")]
-        busybox: Option<PathBuf>,
+        #[command(flatten)]
+        wanted: Box<Ingredients>,
     },
     /// List the boot environments that were built.
     List {
@@ -329,6 +317,27 @@ pub(crate) enum Bootenv {
         #[arg(long, value_name = "DIR", default_value = "/var/lib/bugler")]
         state_dir: PathBuf,
     },
+}
+
+/// What a boot environment is made of.
+#[derive(Args)]
+pub(crate) struct Ingredients {
+    /// A kernel package (.deb), or a folder with vmlinuz and lib/modules. Default: the running
+    /// kernel, else Debian's, fetched with apt.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// The agent. Default: `bugler-agent` beside this program.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) agent: Option<PathBuf>,
+    /// A static busybox for the rescue shell. Default: that of Debian's busybox-static.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) busybox: Option<PathBuf>,
+    /// A folder such as /lib/firmware, for drivers that need files from it.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) firmware: Option<PathBuf>,
+    /// A kernel module to put in beyond those for network and disks.
+    #[arg(long = "module", value_name = "NAME")]
+    pub(crate) modules: Vec<String>,
 }
 
 #[cfg(test)]

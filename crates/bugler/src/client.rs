@@ -62,7 +62,10 @@ impl Client {
             .user_agent(concat!("bugler/", env!("CARGO_PKG_VERSION")))
             .build()
             .into();
-        Self { server: server.trim_end_matches('/').to_owned(), agent }
+        Self {
+            server: server.trim_end_matches('/').to_owned(),
+            agent,
+        }
     }
 
     fn url(&self, path: &str) -> String {
@@ -77,12 +80,17 @@ impl Client {
         self.json(self.agent.post(self.url(path)).send_json(body))
     }
 
-    pub(crate) fn patch<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+    pub(crate) fn patch<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<T> {
         self.json(self.agent.patch(self.url(path)).send_json(body))
     }
 
     pub(crate) fn delete(&self, path: &str) -> Result<()> {
-        self.answer(self.agent.delete(self.url(path)).call()).map(drop)
+        self.answer(self.agent.delete(self.url(path)).call())
+            .map(drop)
     }
 
     /// Sends a stream as the body; `length` where it is known.
@@ -92,8 +100,10 @@ impl Client {
         length: Option<u64>,
         body: &mut dyn Read,
     ) -> Result<T> {
-        let mut request =
-            self.agent.put(self.url(path)).header("content-type", "application/octet-stream");
+        let mut request = self
+            .agent
+            .put(self.url(path))
+            .header("content-type", "application/octet-stream");
         if let Some(length) = length {
             request = request.header("content-length", length.to_string());
         }
@@ -105,17 +115,19 @@ impl Client {
         self.answer(self.agent.get(self.url(path)).call())
     }
 
-    fn json<T: DeserializeOwned>(
-        &self,
-        result: Result<Response<Body>, ureq::Error>,
-    ) -> Result<T> {
+    fn json<T: DeserializeOwned>(&self, result: Result<Response<Body>, ureq::Error>) -> Result<T> {
         let mut response = self.answer(result)?;
         response
             .body_mut()
             .with_config()
             .limit(256 << 20)
             .read_json()
-            .with_context(|| format!("{} gave an answer that this version does not understand", self.server))
+            .with_context(|| {
+                format!(
+                    "{} gave an answer that this version does not understand",
+                    self.server
+                )
+            })
     }
 
     fn answer(&self, result: Result<Response<Body>, ureq::Error>) -> Result<Response<Body>> {
@@ -127,7 +139,12 @@ impl Client {
         if status.is_success() {
             return Ok(response);
         }
-        let text = response.body_mut().with_config().limit(1 << 20).read_to_string().unwrap_or_default();
+        let text = response
+            .body_mut()
+            .with_config()
+            .limit(1 << 20)
+            .read_to_string()
+            .unwrap_or_default();
         let message = serde_json::from_str::<ErrorBody>(&text)
             .map(|body| body.error)
             .unwrap_or_else(|_| format!("the server answered {status}: {}", text.trim()));
@@ -160,7 +177,9 @@ mod tests {
     #[test]
     fn a_server_that_is_not_there_is_named_with_what_to_do() {
         // Port 1 of loopback: nobody listens there.
-        let error = Client::new("http://127.0.0.1:1").get::<()>("server").unwrap_err();
+        let error = Client::new("http://127.0.0.1:1")
+            .get::<()>("server")
+            .unwrap_err();
         assert_eq!(exit_code(&error), 5);
         assert!(format!("{error:#}").contains("bugler serve"), "{error:#}");
     }

@@ -17,7 +17,9 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
 /// Prints rows under a header.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> Result<()> {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header.iter().copied());
     for row in rows {
         table.add_row(row.into_iter().map(safe));
@@ -28,7 +30,10 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
 
 /// Machines name themselves: what they say must not drive the terminal.
 pub(crate) fn safe(text: impl AsRef<str>) -> String {
-    text.as_ref().chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.as_ref()
+        .chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 /// A size, in decimal units: `700.0 MB`.
@@ -80,7 +85,11 @@ pub(crate) fn progress(task: &Task) -> String {
     let p = &task.progress;
     match task.state {
         TaskState::Queued => "waiting for the device's agent".into(),
-        TaskState::Done if p.total > 0 => format!("{} in {:.1} s", bytes(p.total), p.elapsed_ms as f64 / 1000.0),
+        TaskState::Done if p.total > 0 => format!(
+            "{} in {:.1} s",
+            bytes(p.total),
+            p.elapsed_ms as f64 / 1000.0
+        ),
         TaskState::Failed | TaskState::Cancelled => task.message.clone().unwrap_or_default(),
         TaskState::Running | TaskState::Verifying if p.total > 0 => {
             let percent = p.done.saturating_mul(100) / p.total;

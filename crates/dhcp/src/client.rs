@@ -25,7 +25,10 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) fn of(mac: MacAddr, options: &Options) -> Self {
-        Self { mac, id: telling(mac, options.get(code::CLIENT_ID)).map(Into::into) }
+        Self {
+            mac,
+            id: telling(mac, options.get(code::CLIENT_ID)).map(Into::into),
+        }
     }
 
     /// Whether a lease of this MAC address with that option 61 is surely another client's: both
@@ -65,7 +68,9 @@ pub(crate) fn uuid(options: &Options) -> Option<Uuid> {
 /// A place to start the search for a free address: the same for the same hardware, so that a
 /// client whose lease was forgotten is likely to get its old address again (FNV-1a).
 pub(crate) fn preference(mac: MacAddr) -> u32 {
-    mac.0.iter().fold(0x811c_9dc5, |hash, &byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+    mac.0.iter().fold(0x811c_9dc5, |hash, &byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
 }
 
 #[cfg(test)]
@@ -90,7 +95,13 @@ mod tests {
     fn the_stages_of_one_boot_are_one_client() {
         let uuid = [&[0][..], &[7; 16]].concat();
         let duid = [255, 1, 2, 3, 4, 0, 2, 9, 9];
-        for id in [None, Some(&uuid[..]), Some(&hardware()), Some(&[1]), Some(&[9; 200])] {
+        for id in [
+            None,
+            Some(&uuid[..]),
+            Some(&hardware()),
+            Some(&[1]),
+            Some(&[9; 200]),
+        ] {
             assert_eq!(client(id).id, None, "{id:?}");
             assert!(!client(id).differs_from(Some(&duid)));
             assert!(!client(Some(&duid)).differs_from(id));
@@ -114,7 +125,10 @@ mod tests {
         let value = [7; 16];
         assert_eq!(find(97, &[&[0][..], &value].concat()), seven);
         assert_eq!(find(61, &[&[0][..], &value].concat()), seven);
-        assert_eq!(find(61, &[&[255, 1, 2, 3, 4, 0, 4][..], &value].concat()), seven);
+        assert_eq!(
+            find(61, &[&[255, 1, 2, 3, 4, 0, 4][..], &value].concat()),
+            seven
+        );
         assert_eq!(find(97, &[0; 17]), None);
         assert_eq!(find(97, &[0, 1]), None);
         assert_eq!(find(61, &hardware()), None);

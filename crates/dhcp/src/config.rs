@@ -26,7 +26,11 @@ impl Network {
     /// The netmask.
     #[must_use]
     pub fn mask(self) -> Ipv4Addr {
-        Ipv4Addr::from_bits(u32::MAX.checked_shl(32 - u32::from(self.prefix.min(32))).unwrap_or(0))
+        Ipv4Addr::from_bits(
+            u32::MAX
+                .checked_shl(32 - u32::from(self.prefix.min(32)))
+                .unwrap_or(0),
+        )
     }
 
     /// Whether an address is in it.
@@ -174,7 +178,10 @@ impl Subnet {
         }
         for reservation in &self.reservations {
             if !network.is_host(reservation.address) {
-                return Err(ConfigError::ReservationOutside { address: reservation.address, network });
+                return Err(ConfigError::ReservationOutside {
+                    address: reservation.address,
+                    network,
+                });
             }
             if reservation.mac.is_none() && reservation.uuid.is_none() {
                 return Err(ConfigError::ReservationOfNobody(reservation.address));
@@ -182,7 +189,10 @@ impl Subnet {
         }
         for option in &self.options {
             // RFC 2132 section 9, RFC 3046: what the protocol itself says.
-            if matches!(option.code, code::PAD | code::END | 50..=61 | code::RELAY_INFO) {
+            if matches!(
+                option.code,
+                code::PAD | code::END | 50..=61 | code::RELAY_INFO
+            ) {
                 return Err(ConfigError::ProtocolOption(option.code));
             }
         }
@@ -216,7 +226,9 @@ pub enum ConfigError {
     #[error("the pools of {0} span more than 16,777,216 addresses: make them smaller")]
     PoolTooLarge(Network),
     /// Not in the network.
-    #[error("the reserved address {address} is no host address of {network}, the network of the interface")]
+    #[error(
+        "the reserved address {address} is no host address of {network}, the network of the interface"
+    )]
     ReservationOutside {
         /// Which address.
         address: Ipv4Addr,
@@ -229,6 +241,11 @@ pub enum ConfigError {
     /// Not the operator's to say.
     #[error("DHCP option {0} is one that the server fills in itself: remove it")]
     ProtocolOption(u8),
+    /// Full mode with nothing to give.
+    #[error(
+        "full DHCP on {0} has no addresses to give out: say which with --pool FIRST-LAST, or with reservations"
+    )]
+    NoAddresses(Network),
     /// Too short or too long.
     #[error("a lease of {} s is not within 30 to 31536000 s", .0.as_secs())]
     LeaseTime(Duration),
@@ -239,7 +256,10 @@ mod tests {
     use super::*;
 
     fn subnet() -> Subnet {
-        Subnet::new(Network { address: [10, 0, 0, 1].into(), prefix: 24 })
+        Subnet::new(Network {
+            address: [10, 0, 0, 1].into(),
+            prefix: 24,
+        })
     }
 
     #[test]
@@ -251,20 +271,32 @@ mod tests {
         for no_host in [[10, 0, 0, 0], [10, 0, 0, 255], [10, 0, 1, 1]] {
             assert!(!network.is_host(no_host.into()), "{no_host:?}");
         }
-        let all = Network { address: [1, 2, 3, 4].into(), prefix: 0 };
+        let all = Network {
+            address: [1, 2, 3, 4].into(),
+            prefix: 0,
+        };
         assert!(all.contains([200, 0, 0, 1].into()));
-        let pair = Network { address: [10, 0, 0, 0].into(), prefix: 31 };
+        let pair = Network {
+            address: [10, 0, 0, 0].into(),
+            prefix: 31,
+        };
         assert!(pair.is_host([10, 0, 0, 0].into()) && pair.is_host([10, 0, 0, 1].into()));
     }
 
     #[test]
     fn what_cannot_be_meant_is_refused() {
-        let pool = |first: [u8; 4], last: [u8; 4]| Pool { first: first.into(), last: last.into() };
+        let pool = |first: [u8; 4], last: [u8; 4]| Pool {
+            first: first.into(),
+            last: last.into(),
+        };
         let mut config = subnet();
         config.pools = vec![pool([10, 0, 0, 10], [10, 0, 0, 20])];
         config.check().unwrap();
         config.pools = vec![pool([10, 0, 0, 10], [10, 0, 1, 20])];
-        assert!(matches!(config.check(), Err(ConfigError::PoolOutside { .. })));
+        assert!(matches!(
+            config.check(),
+            Err(ConfigError::PoolOutside { .. })
+        ));
         config.pools = vec![pool([10, 0, 0, 20], [10, 0, 0, 10])];
         assert!(matches!(config.check(), Err(ConfigError::PoolBackwards(_))));
         config.pools = vec![pool([0, 0, 0, 0], [255, 0, 0, 0])];
@@ -272,14 +304,29 @@ mod tests {
         assert!(matches!(config.check(), Err(ConfigError::PoolTooLarge(_))));
 
         let mut config = subnet();
-        let reservation = |mac, address: [u8; 4]| Reservation { mac, uuid: None, address: address.into(), hostname: None };
+        let reservation = |mac, address: [u8; 4]| Reservation {
+            mac,
+            uuid: None,
+            address: address.into(),
+            hostname: None,
+        };
         config.reservations = vec![reservation(None, [10, 0, 0, 5])];
-        assert!(matches!(config.check(), Err(ConfigError::ReservationOfNobody(_))));
+        assert!(matches!(
+            config.check(),
+            Err(ConfigError::ReservationOfNobody(_))
+        ));
         config.reservations = vec![reservation(Some(MacAddr([2; 6])), [10, 0, 0, 255])];
-        assert!(matches!(config.check(), Err(ConfigError::ReservationOutside { .. })));
+        assert!(matches!(
+            config.check(),
+            Err(ConfigError::ReservationOutside { .. })
+        ));
 
         let mut config = subnet();
-        config.options = vec![CustomOption { code: 53, value: vec![1], always: true }];
+        config.options = vec![CustomOption {
+            code: 53,
+            value: vec![1],
+            always: true,
+        }];
         assert_eq!(config.check(), Err(ConfigError::ProtocolOption(53)));
         let mut config = subnet();
         config.lease = Duration::from_secs(1);

@@ -55,7 +55,10 @@ impl Leases {
                 }
             }
         }
-        let taken = subnet.reservations.iter().map(|reservation| reservation.address);
+        let taken = subnet
+            .reservations
+            .iter()
+            .map(|reservation| reservation.address);
         for address in taken.chain(subnet.router).chain([server]) {
             dynamic.remove(address);
         }
@@ -92,11 +95,17 @@ impl Leases {
         let held = self.by_mac.get(&client.mac)?;
         // The same identifier first; then the latest that may be the same client's.
         let same_id = |address: &&Ipv4Addr| {
-            let id = self.get(**address).and_then(|lease| lease.client_id.as_deref());
+            let id = self
+                .get(**address)
+                .and_then(|lease| lease.client_id.as_deref());
             client.id.is_some() && client.id.as_deref() == id && self.is_of(**address, client)
         };
         let may_be = |address: &&Ipv4Addr| self.is_of(**address, client);
-        let found = held.iter().rev().find(same_id).or_else(|| held.iter().rev().find(may_be));
+        let found = held
+            .iter()
+            .rev()
+            .find(same_id)
+            .or_else(|| held.iter().rev().find(may_be));
         match found {
             None if held.len() >= MOST_PER_MAC => held.last().copied(),
             found => found.copied(),
@@ -106,7 +115,9 @@ impl Leases {
     /// Whether anybody may be given this address now, as far as leases say.
     pub(crate) fn is_available(&self, address: Ipv4Addr, now: Timestamp) -> bool {
         self.free.contains(address)
-            || self.get(address).is_some_and(|lease| self.ends.contains(&(lease.expires, address)) && lease.expires <= now)
+            || self.get(address).is_some_and(|lease| {
+                self.ends.contains(&(lease.expires, address)) && lease.expires <= now
+            })
     }
 
     /// An address for a new client: one that nobody had, where the client's hash points; else the
@@ -146,15 +157,19 @@ impl Leases {
         if self.is_dynamic(address) {
             self.ends.insert((lease.expires, address));
         }
-        let mac = lease.mac;
-        let expires = lease.expires;
+        let (mac, expires) = (lease.mac, lease.expires);
+        let is_declined = lease.state == LeaseState::Declined;
         if let Some(old) = self.records.insert(address, lease) {
             if old.expires != expires {
                 self.ends.remove(&(old.expires, address));
             }
-            if old.mac != mac {
+            if old.mac != mac || is_declined {
                 self.forget_holder(old.mac, address);
             }
+        }
+        if is_declined {
+            // It is nobody's: neither its finder nor its last holder gets it again.
+            return;
         }
         let held = self.by_mac.entry(mac).or_default();
         if held.last() != Some(&address) {
@@ -196,8 +211,14 @@ mod tests {
     const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
     fn leases(last: u8) -> Leases {
-        let mut subnet = Subnet::new(Network { address: SERVER, prefix: 24 });
-        subnet.pools = vec![Pool { first: SERVER, last: [10, 0, 0, last].into() }];
+        let mut subnet = Subnet::new(Network {
+            address: SERVER,
+            prefix: 24,
+        });
+        subnet.pools = vec![Pool {
+            first: SERVER,
+            last: [10, 0, 0, last].into(),
+        }];
         subnet.router = Some([10, 0, 0, 2].into());
         subnet.reservations = vec![Reservation {
             mac: Some(mac(99)),
@@ -213,7 +234,10 @@ mod tests {
     }
 
     fn client(n: u8, id: Option<&[u8]>) -> Client {
-        Client { mac: mac(n), id: id.map(Into::into) }
+        Client {
+            mac: mac(n),
+            id: id.map(Into::into),
+        }
     }
 
     fn lease(n: u8, address: u8, id: Option<&[u8]>, expires: i64) -> Lease {
@@ -230,7 +254,9 @@ mod tests {
     #[test]
     fn the_servers_the_routers_and_reserved_addresses_are_for_nobody() {
         let leases = leases(5);
-        let all: Vec<u8> = (0..=255).filter(|&n| leases.is_dynamic([10, 0, 0, n].into())).collect();
+        let all: Vec<u8> = (0..=255)
+            .filter(|&n| leases.is_dynamic([10, 0, 0, n].into()))
+            .collect();
         assert_eq!(all, [4, 5]);
     }
 
@@ -239,16 +265,31 @@ mod tests {
         let mut leases = leases(6);
         leases.record(lease(1, 4, None, 100));
         leases.record(lease(2, 5, None, 50));
-        assert_eq!(leases.pick(mac(7), Timestamp(200)), Some([10, 0, 0, 6].into()));
+        assert_eq!(
+            leases.pick(mac(7), Timestamp(200)),
+            Some([10, 0, 0, 6].into())
+        );
         leases.hold([10, 0, 0, 6].into());
-        assert_eq!(leases.pick(mac(7), Timestamp(200)), Some([10, 0, 0, 5].into()));
+        assert_eq!(
+            leases.pick(mac(7), Timestamp(200)),
+            Some([10, 0, 0, 5].into())
+        );
         leases.hold([10, 0, 0, 5].into());
         assert_eq!(leases.pick(mac(7), Timestamp(99)), None);
-        assert_eq!(leases.pick(mac(7), Timestamp(100)), Some([10, 0, 0, 4].into()));
+        assert_eq!(
+            leases.pick(mac(7), Timestamp(100)),
+            Some([10, 0, 0, 4].into())
+        );
         leases.let_go([10, 0, 0, 5].into());
-        assert_eq!(leases.pick(mac(7), Timestamp(99)), Some([10, 0, 0, 5].into()));
+        assert_eq!(
+            leases.pick(mac(7), Timestamp(99)),
+            Some([10, 0, 0, 5].into())
+        );
         leases.let_go([10, 0, 0, 6].into());
-        assert_eq!(leases.pick(mac(7), Timestamp(0)), Some([10, 0, 0, 6].into()));
+        assert_eq!(
+            leases.pick(mac(7), Timestamp(0)),
+            Some([10, 0, 0, 6].into())
+        );
     }
 
     #[test]
@@ -266,12 +307,18 @@ mod tests {
     fn stages_of_a_boot_share_an_address_and_systems_behind_one_mac_do_not() {
         let mut leases = leases(20);
         leases.record(lease(1, 4, None, 100));
-        assert_eq!(leases.of(&client(1, Some(b"\xffsystem"))), Some([10, 0, 0, 4].into()));
+        assert_eq!(
+            leases.of(&client(1, Some(b"\xffsystem"))),
+            Some([10, 0, 0, 4].into())
+        );
         leases.record(lease(1, 4, Some(b"\xffsystem"), 100));
         assert_eq!(leases.of(&client(1, None)), Some([10, 0, 0, 4].into()));
         assert_eq!(leases.of(&client(1, Some(b"\xffother"))), None);
         leases.record(lease(1, 5, Some(b"\xffother"), 100));
-        assert_eq!(leases.of(&client(1, Some(b"\xffsystem"))), Some([10, 0, 0, 4].into()));
+        assert_eq!(
+            leases.of(&client(1, Some(b"\xffsystem"))),
+            Some([10, 0, 0, 4].into())
+        );
         assert_eq!(leases.of(&client(1, None)), Some([10, 0, 0, 5].into()));
     }
 
@@ -280,7 +327,10 @@ mod tests {
         let mut leases = leases(100);
         for n in 0..50u8 {
             let id = [7, 7, n];
-            let address = leases.of(&client(1, Some(&id))).or(leases.pick(mac(1), Timestamp(0))).unwrap();
+            let address = leases
+                .of(&client(1, Some(&id)))
+                .or(leases.pick(mac(1), Timestamp(0)))
+                .unwrap();
             let mut lease = lease(1, 0, Some(&id), 100);
             lease.address = address;
             leases.record(lease);
@@ -295,7 +345,21 @@ mod tests {
         let mut declined = lease(2, 5, None, 100);
         declined.state = LeaseState::Declined;
         leases.record(declined);
-        assert_eq!(leases.usage(Timestamp(99)), Usage { total: 3, bound: 1, declined: 1 });
-        assert_eq!(leases.usage(Timestamp(100)), Usage { total: 3, bound: 0, declined: 0 });
+        assert_eq!(
+            leases.usage(Timestamp(99)),
+            Usage {
+                total: 3,
+                bound: 1,
+                declined: 1
+            }
+        );
+        assert_eq!(
+            leases.usage(Timestamp(100)),
+            Usage {
+                total: 3,
+                bound: 0,
+                declined: 0
+            }
+        );
     }
 }

@@ -133,6 +133,8 @@ pub enum Output {
         /// Which address.
         address: Ipv4Addr,
     },
+    /// Broadcast this as a client would, to find other servers: from port 68 to port 67.
+    Search(Box<Packet>),
     /// Tell people.
     Report(Notice),
 }
@@ -220,6 +222,30 @@ pub(crate) struct Request<'a> {
     pub(crate) server: Ipv4Addr,
 }
 
+impl<'a> Request<'a> {
+    pub(crate) fn read(
+        packet: &'a Packet,
+        kind: MessageType,
+        mac: MacAddr,
+        ingress: Ingress,
+        server: Ipv4Addr,
+    ) -> Self {
+        Self {
+            packet,
+            kind,
+            ingress,
+            client: Client::of(mac, &packet.options),
+            facts: ClientFacts::from_options(mac, |code| packet.options.get(code)),
+            server,
+        }
+    }
+
+    /// Whether the client asks to boot.
+    pub(crate) fn boots(&self) -> bool {
+        self.facts.firmware.is_some()
+    }
+}
+
 /// How long an address counts as unused after nobody answered for it.
 const UNUSED_FOR: Duration = Duration::from_secs(120);
 
@@ -243,7 +269,11 @@ impl Machine {
         for subnet in subnets {
             subnet.check()?;
             let leases = Leases::new(&subnet, identity.address);
-            scopes.push(Scope { subnet, leases, offers: Offers::default() });
+            scopes.push(Scope {
+                subnet,
+                leases,
+                offers: Offers::default(),
+            });
         }
         for lease in leases {
             let home = scopes.iter_mut().find(|scope| scope.has(lease.address));
@@ -277,17 +307,12 @@ impl Machine {
         advisor: &dyn Advisor,
         out: &mut Vec<Output>,
     ) {
-        let (Op::Request, Some(kind), Some(mac)) = (packet.op, packet.message_type(), packet.mac()) else {
+        let (Op::Request, Some(kind), Some(mac)) = (packet.op, packet.message_type(), packet.mac())
+        else {
             return;
         };
-        let request = Request {
-            packet,
-            kind,
-            ingress,
-            client: Client::of(mac, &packet.options),
-            facts: ClientFacts::from_options(mac, |code| packet.options.get(code)),
-            server: self.own_address(ingress.destination),
-        };
+        let server = self.own_address(ingress.destination);
+        let request = Request::read(packet, kind, mac, ingress, server);
         match (ingress.port, self.mode) {
             (PXE_PORT, _) => self.boot_server(&request, advisor, out),
             (_, Mode::Proxy) => self.proxy(&request, advisor, out),
@@ -297,11 +322,15 @@ impl Machine {
 
     /// The address of ours that a client asked: what it wrote to, or the interface's own where
     /// that was a broadcast. A host with several addresses must answer from the right one.
-    fn own_address(&self, destination: Ipv4Addr) -> Ipv4Addr {
+    pub(crate) fn own_address(&self, destination: Ipv4Addr) -> Ipv4Addr {
         let link_broadcast = self.scopes.first().is_some_and(|scope| {
             scope.subnet.network.broadcast() == destination && scope.subnet.network.prefix < 31
         });
-        if destination.is_broadcast() || destination.is_unspecified() || destination.is_multicast() || link_broadcast {
+        if destination.is_broadcast()
+            || destination.is_unspecified()
+            || destination.is_multicast()
+            || link_broadcast
+        {
             self.identity.address
         } else {
             destination
@@ -314,7 +343,11 @@ impl Machine {
     }
 
     /// What a boot client is to be given; `None` for a client that does not boot.
-    pub(crate) fn advice(&self, request: &Request<'_>, advisor: &dyn Advisor) -> Option<BootAction> {
+    pub(crate) fn advice(
+        &self,
+        request: &Request<'_>,
+        advisor: &dyn Advisor,
+    ) -> Option<BootAction> {
         request.facts.firmware?;
         let ask = Ask {
             message: request.kind,
@@ -326,7 +359,12 @@ impl Machine {
     }
 
     /// The reply, its length limit and the address it comes from.
-    pub(crate) fn transmit(&self, request: &Request<'_>, packet: Packet, to: Destination) -> Box<Transmit> {
+    pub(crate) fn transmit(
+        &self,
+        request: &Request<'_>,
+        packet: Packet,
+        to: Destination,
+    ) -> Box<Transmit> {
         Box::new(Transmit {
             limit: request.packet.reply_limit(self.identity.mtu),
             from: SocketAddrV4::new(request.server, request.ingress.port),
@@ -338,7 +376,10 @@ impl Machine {
     /// When [`on_deadline`](Self::on_deadline) has something to do, as [`Now::up`].
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
-        self.scopes.iter().filter_map(|scope| scope.offers.next_deadline()).min()
+        self.scopes
+            .iter()
+            .filter_map(|scope| scope.offers.next_deadline())
+            .min()
     }
 
     /// Does what is due: lets offers lapse, and answers clients whose address nobody claimed.
@@ -352,13 +393,18 @@ impl Machine {
     pub(crate) fn report(
         &mut self,
         now: Now,
-        about: Ipv4Addr,
-        notice: impl FnOnce(&Self) -> Notice,
         kind: NoticeKind,
+        about: Ipv4Addr,
+        mac: Option<MacAddr>,
+        text: impl FnOnce(&Self) -> String,
         out: &mut Vec<Output>,
     ) {
         if self.said.is_first((kind, about), now.up) {
-            out.push(Output::Report(notice(self)));
+            out.push(Output::Report(Notice {
+                kind,
+                mac,
+                text: text(self),
+            }));
         }
     }
 
@@ -366,13 +412,20 @@ impl Machine {
     /// already, or that of the link.
     pub(crate) fn scope_of(&self, request: &Request<'_>) -> Option<usize> {
         let packet = request.packet;
-        let containing = |address| self.scopes.iter().position(|scope| scope.subnet.network.contains(address));
+        let containing = |address| {
+            self.scopes
+                .iter()
+                .position(|scope| scope.subnet.network.contains(address))
+        };
         if !packet.giaddr.is_unspecified() {
             return containing(packet.giaddr);
         }
         // A routed client renews by unicast, without its relay (RFC 2131 section 4.4.5).
         let unicast = request.ingress.destination == request.server;
-        if unicast && !packet.ciaddr.is_unspecified() && let Some(index) = containing(packet.ciaddr) {
+        if unicast
+            && !packet.ciaddr.is_unspecified()
+            && let Some(index) = containing(packet.ciaddr)
+        {
             return Some(index);
         }
         (!self.scopes.is_empty()).then_some(0)
@@ -383,7 +436,11 @@ impl Scope {
     /// Whether the address is one that this subnet gives out.
     pub(crate) fn has(&self, address: Ipv4Addr) -> bool {
         self.leases.is_dynamic(address)
-            || self.subnet.reservations.iter().any(|reservation| reservation.address == address)
+            || self
+                .subnet
+                .reservations
+                .iter()
+                .any(|reservation| reservation.address == address)
     }
 }
 

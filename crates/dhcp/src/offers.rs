@@ -16,7 +16,7 @@ pub(crate) const HOLD: Duration = Duration::from_secs(60);
 pub(crate) const LEAST_HOLD: Duration = Duration::from_secs(5);
 
 /// Most offers at a time: what a flood of invented clients can take of the memory.
-pub(crate) const MOST: usize = 16_384;
+pub(crate) const MOST: usize = 32_768;
 
 /// An address on offer.
 pub(crate) struct Offer {
@@ -63,14 +63,27 @@ impl Offers {
     }
 
     /// Puts an address on offer from `now` on. The caller has removed what was there.
-    pub(crate) fn insert(&mut self, address: Ipv4Addr, client: Client, waiting: Option<Box<Waiting>>, now: Duration) {
+    pub(crate) fn insert(
+        &mut self,
+        address: Ipv4Addr,
+        client: Client,
+        waiting: Option<Box<Waiting>>,
+        now: Duration,
+    ) {
         let until = now + HOLD;
         self.lapses.insert((until, address));
         if let Some(waiting) = &waiting {
             self.probes.insert((waiting.due, address));
         }
         self.by_client.insert(client.clone(), address);
-        self.by_address.insert(address, Offer { client, until, waiting });
+        self.by_address.insert(
+            address,
+            Offer {
+                client,
+                until,
+                waiting,
+            },
+        );
     }
 
     /// Takes an address off.
@@ -87,8 +100,18 @@ impl Offers {
     }
 
     /// Puts a newer request in the place of the one that waits; returns whether one waits.
-    pub(crate) fn renew_waiting(&mut self, address: Ipv4Addr, request: &Packet, ingress: Ingress, action: Option<&BootAction>) -> bool {
-        let Some(waiting) = self.by_address.get_mut(&address).and_then(|offer| offer.waiting.as_mut()) else {
+    pub(crate) fn renew_waiting(
+        &mut self,
+        address: Ipv4Addr,
+        request: &Packet,
+        ingress: Ingress,
+        action: Option<&BootAction>,
+    ) -> bool {
+        let Some(waiting) = self
+            .by_address
+            .get_mut(&address)
+            .and_then(|offer| offer.waiting.as_mut())
+        else {
             return false;
         };
         waiting.request = request.clone();
@@ -101,6 +124,11 @@ impl Offers {
     pub(crate) fn lapsed(&self, now: Duration) -> Option<Ipv4Addr> {
         let &(until, address) = self.lapses.first()?;
         (until <= now).then_some(address)
+    }
+
+    /// The oldest offer.
+    pub(crate) fn first(&self) -> Option<Ipv4Addr> {
+        self.lapses.first().map(|&(_, address)| address)
     }
 
     /// The oldest offer, where it is old enough to be given to somebody else.
@@ -117,7 +145,10 @@ impl Offers {
 
     /// Notes that another question was asked, and when the next step is due.
     pub(crate) fn probed(&mut self, address: Ipv4Addr, due: Duration) {
-        let waiting = self.by_address.get_mut(&address).and_then(|offer| offer.waiting.as_mut());
+        let waiting = self
+            .by_address
+            .get_mut(&address)
+            .and_then(|offer| offer.waiting.as_mut());
         if let Some(waiting) = waiting {
             self.probes.remove(&(waiting.due, address));
             waiting.due = due;
@@ -129,6 +160,9 @@ impl Offers {
     /// When something is due.
     pub(crate) fn next_deadline(&self) -> Option<Duration> {
         let first = |set: &BTreeSet<(Duration, Ipv4Addr)>| set.first().map(|&(due, _)| due);
-        first(&self.lapses).into_iter().chain(first(&self.probes)).min()
+        first(&self.lapses)
+            .into_iter()
+            .chain(first(&self.probes))
+            .min()
     }
 }

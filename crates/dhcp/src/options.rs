@@ -218,16 +218,26 @@ impl Options {
         let mut index = Vec::with_capacity(order.len());
         let mut start = 0;
         for code in order {
-            let length = lengths.get(usize::from(code)).copied().flatten().unwrap_or(0);
+            let length = lengths
+                .get(usize::from(code))
+                .copied()
+                .flatten()
+                .unwrap_or(0);
             if let Some(cursor) = cursors.get_mut(usize::from(code)) {
                 *cursor = start;
             }
-            index.push(Entry { code, start, length });
+            index.push(Entry {
+                code,
+                start,
+                length,
+            });
             start += length;
         }
         let mut data = vec![0; start];
         for (code, value) in triples() {
-            let Some(cursor) = cursors.get_mut(usize::from(code)) else { continue };
+            let Some(cursor) = cursors.get_mut(usize::from(code)) else {
+                continue;
+            };
             if let Some(place) = data.get_mut(*cursor..*cursor + value.len()) {
                 place.copy_from_slice(value);
             }
@@ -250,11 +260,15 @@ impl Options {
 
     /// Every option, in order.
     pub fn iter(&self) -> impl Iterator<Item = (u8, &[u8])> {
-        self.index.iter().map(|entry| (entry.code, self.value(*entry)))
+        self.index
+            .iter()
+            .map(|entry| (entry.code, self.value(*entry)))
     }
 
     fn value(&self, entry: Entry) -> &[u8] {
-        self.data.get(entry.start..entry.start + entry.length).unwrap_or_default()
+        self.data
+            .get(entry.start..entry.start + entry.length)
+            .unwrap_or_default()
     }
 
     /// The value of an option.
@@ -270,7 +284,11 @@ impl Options {
         if code == code::PAD || code == code::END || self.get(code).is_some() {
             return;
         }
-        self.index.push(Entry { code, start: self.data.len(), length: value.len() });
+        self.index.push(Entry {
+            code,
+            start: self.data.len(),
+            length: value.len(),
+        });
         self.data.extend_from_slice(value);
     }
 
@@ -306,7 +324,8 @@ impl Options {
     /// Whether the client wants an option: it stands in option 55, or there is no option 55.
     #[must_use]
     pub fn wants(&self, code: u8) -> bool {
-        self.get(code::PARAMETER_LIST).is_none_or(|list| list.contains(&code))
+        self.get(code::PARAMETER_LIST)
+            .is_none_or(|list| list.contains(&code))
     }
 }
 

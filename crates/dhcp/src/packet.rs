@@ -155,7 +155,11 @@ impl Packet {
             file: field(header, 108).ok_or_else(short)?,
             options: Options::gather(&[rest]),
         };
-        let overload = packet.options.get(code::OVERLOAD).and_then(<[u8]>::first).copied();
+        let overload = packet
+            .options
+            .get(code::OVERLOAD)
+            .and_then(<[u8]>::first)
+            .copied();
         if let Some(overload @ 1..=3) = overload {
             // RFC 3396 section 5: the options field, then file, then sname.
             let (file, sname) = (packet.file, packet.sname);
@@ -276,7 +280,10 @@ impl Packet {
     /// MTU: option 57 (RFC 2132 section 9.10), which counts the headers and is at least 576.
     #[must_use]
     pub fn reply_limit(&self, mtu: usize) -> usize {
-        let told = self.options.u16(code::MAX_MESSAGE_SIZE).map_or(576, usize::from);
+        let told = self
+            .options
+            .u16(code::MAX_MESSAGE_SIZE)
+            .map_or(576, usize::from);
         told.max(576).min(mtu.max(576)) - IP_UDP_HEADERS
     }
 }

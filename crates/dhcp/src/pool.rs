@@ -19,7 +19,9 @@ impl AddressSet {
     /// An empty set for addresses between these two, both included.
     pub(crate) fn new(first: Ipv4Addr, last: Ipv4Addr) -> Self {
         let (first, last) = (first.to_bits(), last.to_bits());
-        let span = last.checked_sub(first).map_or(0, |distance| distance as usize + 1);
+        let span = last
+            .checked_sub(first)
+            .map_or(0, |distance| distance as usize + 1);
         let mut levels = vec![];
         let mut length = span;
         loop {
@@ -29,7 +31,12 @@ impl AddressSet {
                 break;
             }
         }
-        Self { first, span, count: 0, levels }
+        Self {
+            first,
+            span,
+            count: 0,
+            levels,
+        }
     }
 
     /// How many addresses are in it.
@@ -51,13 +58,17 @@ impl AddressSet {
 
     /// Adds an address; one outside of the span is not added.
     pub(crate) fn insert(&mut self, address: Ipv4Addr) {
-        let Some(mut index) = self.index(address) else { return };
+        let Some(mut index) = self.index(address) else {
+            return;
+        };
         if self.contains(address) {
             return;
         }
         self.count += 1;
         for level in &mut self.levels {
-            let Some(word) = level.get_mut(index / 64) else { return };
+            let Some(word) = level.get_mut(index / 64) else {
+                return;
+            };
             let was_empty = *word == 0;
             *word |= 1 << (index % 64);
             if !was_empty {
@@ -74,7 +85,9 @@ impl AddressSet {
         };
         self.count -= 1;
         for level in &mut self.levels {
-            let Some(word) = level.get_mut(index / 64) else { break };
+            let Some(word) = level.get_mut(index / 64) else {
+                break;
+            };
             *word &= !(1 << (index % 64));
             if *word != 0 {
                 break;
@@ -100,9 +113,14 @@ impl AddressSet {
             if word != 0 {
                 let found = index / 64 * 64 + word.trailing_zeros() as usize;
                 // Down again, to the lowest bit below each summary bit.
-                return self.levels.get(..height)?.iter().rev().try_fold(found, |index, level| {
-                    Some(index * 64 + level.get(index)?.trailing_zeros() as usize)
-                });
+                return self
+                    .levels
+                    .get(..height)?
+                    .iter()
+                    .rev()
+                    .try_fold(found, |index, level| {
+                        Some(index * 64 + level.get(index)?.trailing_zeros() as usize)
+                    });
             }
             index = index / 64 + 1;
         }

@@ -15,7 +15,12 @@ pub(crate) struct Recent<K> {
 
 impl<K: Eq + Hash + Clone> Recent<K> {
     pub(crate) fn new(keep: Duration, most: usize) -> Self {
-        Self { keep, most, until: HashMap::new(), order: VecDeque::new() }
+        Self {
+            keep,
+            most,
+            until: HashMap::new(),
+            order: VecDeque::new(),
+        }
     }
 
     /// Remembers a key from now on.
@@ -33,6 +38,11 @@ impl<K: Eq + Hash + Clone> Recent<K> {
             }
             self.order.pop_front();
         }
+    }
+
+    /// Forgets a key.
+    pub(crate) fn forget(&mut self, key: &K) {
+        self.until.remove(key);
     }
 
     pub(crate) fn contains(&self, key: &K, now: Duration) -> bool {

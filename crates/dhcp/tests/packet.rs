@@ -15,20 +15,31 @@ fn request(options: &[u8]) -> Vec<u8> {
 }
 
 fn listed(packet: &Packet) -> Vec<(u8, Vec<u8>)> {
-    packet.options.iter().map(|(code, value)| (code, value.to_vec())).collect()
+    packet
+        .options
+        .iter()
+        .map(|(code, value)| (code, value.to_vec()))
+        .collect()
 }
 
 #[test]
 fn options_keep_their_order_and_end_is_optional() {
     let packet = Packet::decode(&request(&[53, 1, 1, 0, 0, 200, 0, 55, 2, 1, 3])).unwrap();
     assert_eq!(packet.message_type(), Some(MessageType::Discover));
-    assert_eq!(listed(&packet), [(53, vec![1]), (200, vec![]), (55, vec![1, 3])]);
+    assert_eq!(
+        listed(&packet),
+        [(53, vec![1]), (200, vec![]), (55, vec![1, 3])]
+    );
 }
 
 #[test]
 fn an_option_that_points_behind_the_end_does_not_hide_those_before_it() {
-    let packet = Packet::decode(&request(&[12, 3, 0xff, 0xfe, 0xfd, 53, 1, 3, 93, 200, 0])).unwrap();
-    assert_eq!(listed(&packet), [(12, vec![0xff, 0xfe, 0xfd]), (53, vec![3])]);
+    let packet =
+        Packet::decode(&request(&[12, 3, 0xff, 0xfe, 0xfd, 53, 1, 3, 93, 200, 0])).unwrap();
+    assert_eq!(
+        listed(&packet),
+        [(12, vec![0xff, 0xfe, 0xfd]), (53, vec![3])]
+    );
 }
 
 #[test]
@@ -80,7 +91,10 @@ fn a_reply_begins_with_its_type_ends_with_the_relays_option_and_is_padded() {
     packet.options.push(code::MESSAGE_TYPE, &[5]);
     let bytes = packet.encode(548).bytes;
     assert_eq!(bytes.len(), 300);
-    assert_eq!(&bytes[240..256], [53, 1, 5, 51, 4, 0, 0, 0, 60, 82, 4, 1, 2, 9, 9, 255]);
+    assert_eq!(
+        &bytes[240..256],
+        [53, 1, 5, 51, 4, 0, 0, 0, 60, 82, 4, 1, 2, 9, 9, 255]
+    );
 }
 
 #[test]
@@ -105,7 +119,10 @@ fn a_long_option_is_split_and_read_back_whole() {
     packet.options.push(121, &long);
     let bytes = packet.encode(1472).bytes;
     assert_eq!(&bytes[243..245], [121, 255]);
-    assert_eq!(Packet::decode(&bytes).unwrap().options.get(121), Some(&long[..]));
+    assert_eq!(
+        Packet::decode(&bytes).unwrap().options.get(121),
+        Some(&long[..])
+    );
 }
 
 #[test]
@@ -113,7 +130,9 @@ fn the_size_that_a_client_names_is_honoured_within_what_the_rfc_and_the_link_all
     let limit = |size: Option<u16>, mtu| {
         let mut packet = Packet::new(Op::Request, 1, MAC);
         if let Some(size) = size {
-            packet.options.push(code::MAX_MESSAGE_SIZE, &size.to_be_bytes());
+            packet
+                .options
+                .push(code::MAX_MESSAGE_SIZE, &size.to_be_bytes());
         }
         packet.reply_limit(mtu)
     };
@@ -158,7 +177,15 @@ fn any_packet() -> impl Strategy<Value = Packet> {
                 options.push(code::RELAY_INFO, &head);
             }
             let [xid, ci, yi, si, gi] = words;
-            let mut packet = Packet::new(if head[0] & 1 == 0 { Op::Request } else { Op::Reply }, xid, MAC);
+            let mut packet = Packet::new(
+                if head[0] & 1 == 0 {
+                    Op::Request
+                } else {
+                    Op::Reply
+                },
+                xid,
+                MAC,
+            );
             (packet.htype, packet.hlen, packet.hops) = (head[1], head[2] % 17, head[3]);
             (packet.secs, packet.flags, packet.chaddr) = (secs, flags, chaddr);
             (packet.ciaddr, packet.yiaddr) = (ci.into(), yi.into());

@@ -197,9 +197,9 @@ impl ChunkStore {
         let limit = options.max_disk_size.min(MAX_DISK_SIZE);
         let cancel = options.cancel;
         let mut sector_size = options.sector_size;
-        let mut progress = AddProgress::default();
+        let is_cancelled = || cancel.is_some_and(|flag| flag.load(Ordering::Relaxed));
         let mut look = |index: u32, content: &mut Vec<u8>| {
-            if cancel.is_some_and(|flag| flag.load(Ordering::Relaxed)) {
+            if is_cancelled() {
                 return Err(AddError::Cancelled);
             }
             let end = u64::from(index) * u64::from(CHUNK_SIZE) + content.len() as u64;
@@ -217,7 +217,6 @@ impl ChunkStore {
             Ok(())
         };
         let mut report = |now: &AddProgress| {
-            progress = *now;
             if let Some(report) = &mut options.progress {
                 report(now);
             }
@@ -228,9 +227,11 @@ impl ChunkStore {
             pins: &pins,
             level: options.level,
         };
-        let mut chunks = workshop.run(source, &mut look, &mut report)?;
-        progress.read_bytes = source.read_bytes();
-        progress.disk_bytes = source.disk_bytes();
+        let (mut chunks, mut progress) = workshop.run(source, &mut look, &mut report)?;
+        // The end of the input is where the last look was.
+        if is_cancelled() {
+            return Err(AddError::Cancelled);
+        }
         if progress.disk_bytes == 0 {
             return Err(AddError::Empty {
                 read_bytes: progress.read_bytes,
@@ -241,9 +242,7 @@ impl ChunkStore {
             return Err(AddError::TooLarge { limit });
         }
         progress.phase = AddPhase::Syncing;
-        if let Some(report) = &mut options.progress {
-            report(&progress);
-        }
+        report(&progress);
         chunks.sort_unstable();
         let sector_size = sector_size.unwrap_or(DEFAULT_SECTOR_SIZE);
         let disk_size = progress.disk_bytes.next_multiple_of(sector_size.into());

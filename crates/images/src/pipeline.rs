@@ -61,13 +61,13 @@ pub(crate) struct Workshop<'a> {
 impl Workshop<'_> {
     /// Stores every chunk that `source` gives and `look` does not object to. `look` sees each
     /// chunk first, and may make the disk's last one longer; `progress` is told of each. Gives
-    /// index and hash of the chunks that are not zero, in no order.
+    /// index and hash of the chunks that are not zero, in no order, and the final counts.
     pub(crate) fn run(
         &self,
         source: &mut dyn Source,
         look: &mut Look<'_>,
         progress: &mut Report<'_>,
-    ) -> Result<Vec<(u32, ChunkHash)>, AddError> {
+    ) -> Result<(Vec<(u32, ChunkHash)>, AddProgress), AddError> {
         let count = thread::available_parallelism().map_or(1, usize::from);
         let workers = (0..count.min(MAX_WORKERS))
             .map(|_| Worker::new(self))
@@ -164,14 +164,14 @@ impl Desk {
         mut self,
         mut outcome: Result<(), AddError>,
         progress: &mut Report<'_>,
-    ) -> Result<Vec<(u32, ChunkHash)>, AddError> {
+    ) -> Result<(Vec<(u32, ChunkHash)>, AddProgress), AddError> {
         while let Ok(done) = self.done.recv() {
             outcome = outcome.and(self.take(done));
             if outcome.is_ok() {
                 progress(&self.progress);
             }
         }
-        outcome.map(|()| self.chunks)
+        outcome.map(|()| (self.chunks, self.progress))
     }
 
     fn take(&mut self, done: Done) -> Result<(), AddError> {

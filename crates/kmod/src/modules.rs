@@ -195,15 +195,18 @@ impl Modules {
         }
     }
 
-    /// What to load before `name`: soft dependencies, then hard ones from the last to the first,
-    /// as modprobe does.
+    /// What to load before `name`: hard dependencies from the last to the first, then soft ones, as
+    /// modprobe does.
     fn needs(&self, name: &str) -> Vec<String> {
+        let hard = self
+            .modules
+            .get(name)
+            .into_iter()
+            .flat_map(|module| module.needs.iter().rev());
         let soft = self.softdeps.get(name).into_iter().flatten();
-        let mut needs: Vec<String> = soft.flat_map(|name| self.resolve_alias(name)).collect();
-        if let Some(module) = self.modules.get(name) {
-            needs.extend(module.needs.iter().rev().cloned());
-        }
-        needs
+        hard.cloned()
+            .chain(soft.flat_map(|name| self.resolve_alias(name)))
+            .collect()
     }
 }
 
@@ -367,7 +370,7 @@ alias half
     fn soft_dependencies_are_loaded_before_by_alias_too() {
         assert_eq!(
             modules().closure(["ext4"]),
-            ["crc32c_intel", "libcrc32c", "ext4"]
+            ["libcrc32c", "crc32c_intel", "ext4"]
         );
     }
 

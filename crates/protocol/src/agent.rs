@@ -130,6 +130,7 @@ pub struct Damaged {
 
 /// An error answer of either plane.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorBody {
     /// What was tried, on what, what came back, and what to do next.
     pub error: String,

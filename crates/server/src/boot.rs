@@ -7,11 +7,11 @@ use crate::clients::Clients;
 use crate::clock;
 use crate::timeline::{Recorder, Seen, session_for};
 use bugler_boot::{
-    AgentBoot, BootPlan, ClientFacts, Goal, Node, agent_script, local_script,
-    parse_path, plan,
+    AgentBoot, BootPlan, ClientFacts, Goal, Node, agent_script, local_script, parse_path, plan,
 };
 use bugler_model::{Device, EventKind, Firmware, MacAddr, Outcome, Presence, Stage};
 use bugler_store::{Sighting, Store, TokenHash};
+use bytes::Bytes;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
@@ -37,7 +37,7 @@ pub enum TreeError {
 #[derive(Clone, Debug)]
 pub enum Content {
     /// Bytes in memory.
-    Bytes(Arc<[u8]>),
+    Bytes(Bytes),
     /// A file that does not change while it exists.
     File(PathBuf),
 }
@@ -47,7 +47,7 @@ pub struct BootService {
     store: Arc<dyn Store>,
     recorder: Recorder,
     clients: Clients,
-    loaders: Vec<(&'static str, Arc<[u8]>)>,
+    loaders: Vec<(&'static str, Bytes)>,
     bootenvs: PathBuf,
     bootenv: RwLock<Option<String>>,
     cmdline: String,
@@ -82,13 +82,19 @@ impl BootService {
 
     /// Sets the version of the boot environment that machines get from now on.
     pub(crate) fn set_bootenv(&self, version: String) {
-        *self.bootenv.write().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(version);
+        *self
+            .bootenv
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(version);
     }
 
     /// The version of the boot environment that machines get.
     #[must_use]
     pub fn bootenv(&self) -> Option<String> {
-        self.bootenv.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+        self.bootenv
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone()
     }
 
     /// Decides for a DHCP request, and puts it on the timeline. Does not wait.
@@ -107,6 +113,11 @@ impl BootService {
         plan
     }
 
+    /// Whether `peer` may act for the interface `mac`.
+    pub(crate) fn may_act_for(&self, peer: IpAddr, mac: MacAddr) -> bool {
+        self.clients.may_act_for(peer, mac)
+    }
+
     /// Notes which client uses an address.
     pub(crate) fn learn_address(&self, address: Ipv4Addr, mac: MacAddr) {
         self.clients.learn_address(address, mac);
@@ -114,7 +125,12 @@ impl BootService {
 
     /// Says something on the timeline of whoever has this MAC address.
     pub(crate) fn note(&self, kind: EventKind, mac: Option<MacAddr>, text: String) {
-        self.recorder.see(Seen::Note { kind, mac, text, at: clock::now() });
+        self.recorder.see(Seen::Note {
+            kind,
+            mac,
+            text,
+            at: clock::now(),
+        });
     }
 
     /// A path of the tree that needs no rendering, for TFTP and HTTP alike.
@@ -122,18 +138,27 @@ impl BootService {
         let missing = || TreeError::NotFound(format!("the boot tree has no {path:?}"));
         match parse_path(path).ok_or_else(missing)? {
             Node::Loader(name) => {
-                let (_, bytes) =
-                    self.loaders.iter().find(|(known, _)| *known == name).ok_or_else(missing)?;
+                let (_, bytes) = self
+                    .loaders
+                    .iter()
+                    .find(|(known, _)| *known == name)
+                    .ok_or_else(missing)?;
                 self.fetching(peer, Stage::Loader, format!("fetches {name}"));
                 Ok(Content::Bytes(bytes.clone()))
             }
-            Node::Bootenv { arch, version, file } => {
+            Node::Bootenv {
+                arch,
+                version,
+                file,
+            } => {
                 let (stage, what) = match file {
                     "vmlinuz" => (Stage::Kernel, "the kernel"),
                     _ => (Stage::Initramfs, "the initramfs"),
                 };
                 self.fetching(peer, stage, format!("fetches {what}"));
-                Ok(Content::File(self.bootenvs.join(arch).join(version).join(file)))
+                Ok(Content::File(
+                    self.bootenvs.join(arch).join(version).join(file),
+                ))
             }
             Node::Script(_) => Err(TreeError::NotFound(format!(
                 "{path} is rendered for its client, over HTTP only"
@@ -158,20 +183,35 @@ impl BootService {
     }
 
     fn fetching(&self, peer: IpAddr, stage: Stage, text: String) {
-        let IpAddr::V4(address) = peer.to_canonical() else { return };
+        let IpAddr::V4(address) = peer.to_canonical() else {
+            return;
+        };
         if let Some(mac) = self.clients.mac_of(peer) {
-            self.recorder.see(Seen::Fetching { mac, stage, address, text, at: clock::now() });
+            self.recorder.see(Seen::Fetching {
+                mac,
+                stage,
+                address,
+                text,
+                at: clock::now(),
+            });
         }
     }
 
     /// Notes that a transfer of the boot tree ended.
     pub(crate) fn delivered(&self, peer: IpAddr, path: &str, text: String, complete: bool) {
-        let Some(mac) = self.clients.mac_of(peer) else { return };
+        let Some(mac) = self.clients.mac_of(peer) else {
+            return;
+        };
         let stage = match parse_path(path) {
             Some(Node::Bootenv { file: "initrd", .. }) if complete => Some(Stage::Start),
             _ => None,
         };
-        self.recorder.see(Seen::Fetched { mac, stage, text, at: clock::now() });
+        self.recorder.see(Seen::Fetched {
+            mac,
+            stage,
+            text,
+            at: clock::now(),
+        });
     }
 
     async fn script(
@@ -192,22 +232,47 @@ impl BootService {
         if let IpAddr::V4(address) = peer.to_canonical() {
             self.clients.learn_address(address, mac);
         }
-        let sighting =
-            Sighting { mac, uuid: facts.uuid, arch: facts.arch, firmware: known.and_then(|d| d.firmware).or(facts.firmware) };
-        let device = self.store.observe(sighting, now).await.map_err(broken)?.device;
+        let sighting = Sighting {
+            mac,
+            uuid: facts.uuid,
+            arch: facts.arch,
+            firmware: known.and_then(|d| d.firmware).or(facts.firmware),
+        };
+        let device = self
+            .store
+            .observe(sighting, now)
+            .await
+            .map_err(broken)?
+            .device;
         let plan = plan(&facts, Some(&device));
-        let session =
-            session_for(&*self.store, &device, facts.firmware, now).await.map_err(broken)?;
+        let session = session_for(&*self.store, &device, facts.firmware, now)
+            .await
+            .map_err(broken)?;
         let firmware = facts.firmware.unwrap_or(Firmware::IpxeBios);
         if plan.goal != Goal::Agent {
-            self.store.reach_stage(session, Stage::Local, now).await.map_err(broken)?;
-            self.store.end_session(session, Outcome::Local, now).await.map_err(broken)?;
-            self.store.set_presence(device.id, Presence::Local, now).await.map_err(broken)?;
+            self.store
+                .reach_stage(session, Stage::Local, now)
+                .await
+                .map_err(broken)?;
+            self.store
+                .end_session(session, Outcome::Local, now)
+                .await
+                .map_err(broken)?;
+            self.store
+                .set_presence(device.id, Presence::Local, now)
+                .await
+                .map_err(broken)?;
             return Ok(local_script(firmware, &plan.why));
         }
         if let IpAddr::V4(address) = peer.to_canonical() {
             let text = format!("fetches its script: the agent, because {}", plan.why);
-            self.recorder.see(Seen::Fetching { mac, stage: Stage::Script, address, text, at: now });
+            self.recorder.see(Seen::Fetching {
+                mac,
+                stage: Stage::Script,
+                address,
+                text,
+                at: now,
+            });
         }
         let host = host.filter(|host| safe_host(host)).ok_or_else(|| {
             TreeError::Broken("the request did not say by which address it reached us".into())
@@ -222,7 +287,10 @@ impl BootService {
         };
         let token = new_token();
         let hash = TokenHash(*blake3::hash(token.as_bytes()).as_bytes());
-        self.store.set_boot_token(session, hash).await.map_err(broken)?;
+        self.store
+            .set_boot_token(session, hash)
+            .await
+            .map_err(broken)?;
         Ok(agent_script(&AgentBoot {
             label: &device.label(),
             mac,
@@ -241,9 +309,20 @@ impl BootService {
             .and_then(|facts| facts.firmware)
             .or_else(|| device.and_then(|device| device.firmware))
             .is_some_and(Firmware::is_uefi);
-        let arch = heard.as_ref().and_then(|f| f.arch).or_else(|| device.and_then(|d| d.arch));
-        let firmware = if uefi { Firmware::IpxeUefi } else { Firmware::IpxeBios };
-        let default = if uefi { bugler_model::Arch::X86_64 } else { bugler_model::Arch::X86 };
+        let arch = heard
+            .as_ref()
+            .and_then(|f| f.arch)
+            .or_else(|| device.and_then(|d| d.arch));
+        let firmware = if uefi {
+            Firmware::IpxeUefi
+        } else {
+            Firmware::IpxeBios
+        };
+        let default = if uefi {
+            bugler_model::Arch::X86_64
+        } else {
+            bugler_model::Arch::X86
+        };
         let mut facts = ClientFacts::of_script_request(mac, firmware, arch.or(Some(default)));
         facts.uuid = heard.and_then(|facts| facts.uuid);
         facts
@@ -253,7 +332,9 @@ impl BootService {
 /// A `Host` header that may stand in a script: a name or address and a port, nothing else.
 fn safe_host(host: &str) -> bool {
     (1..=255).contains(&host.len())
-        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
 }
 
 /// 32 random bytes in hex.
@@ -264,7 +345,7 @@ pub(crate) fn new_token() -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-fn read_loader(path: &Path) -> anyhow::Result<Arc<[u8]>> {
+fn read_loader(path: &Path) -> anyhow::Result<Bytes> {
     let tell = |why: String| {
         anyhow::anyhow!(
             "the boot loader {} {why}: install Debian's package `ipxe`, or say in which folder the \
@@ -272,7 +353,8 @@ fn read_loader(path: &Path) -> anyhow::Result<Arc<[u8]>> {
             path.display()
         )
     };
-    let meta = std::fs::metadata(path).map_err(|error| tell(format!("cannot be read ({error})")))?;
+    let meta =
+        std::fs::metadata(path).map_err(|error| tell(format!("cannot be read ({error})")))?;
     if !meta.is_file() || meta.len() == 0 || meta.len() > LARGEST_LOADER {
         return Err(tell(format!("is not a boot loader ({} bytes)", meta.len())));
     }
@@ -287,8 +369,13 @@ mod tests {
     #[test]
     fn a_missing_loader_says_which_and_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
-        let error = read_loader(&dir.path().join("snponly.efi")).unwrap_err().to_string();
-        assert!(error.contains("snponly.efi") && error.contains("package `ipxe`"), "{error}");
+        let error = read_loader(&dir.path().join("snponly.efi"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("snponly.efi") && error.contains("package `ipxe`"),
+            "{error}"
+        );
         std::fs::write(dir.path().join("undionly.kpxe"), b"").unwrap();
         assert!(read_loader(&dir.path().join("undionly.kpxe")).is_err());
     }

@@ -3,10 +3,11 @@
 use crate::config;
 use anyhow::{Context, Result, bail};
 use bugler_bootenv::{BootEnv, BuildOptions, KernelSource};
+use bugler_model::Arch;
 use std::path::{Path, PathBuf};
 
 /// The architecture that boot environments are built for.
-pub const ARCH: &str = "x86_64";
+pub const ARCH: Arch = Arch::X86_64;
 
 /// The folder of boot environments in a state directory.
 #[must_use]
@@ -44,18 +45,54 @@ pub fn build(
         None => find_agent()?,
     };
     let kernel = match &wanted.kernel {
-        Some(path) if path.is_dir() => KernelSource::folder(path),
-        Some(path) => KernelSource::Deb(path.clone()),
-        None => KernelSource::auto(),
+        Some(path) if path.is_dir() => kernel_in(path)?,
+        Some(path) => KernelSource::Debs(vec![path.clone()]),
+        None => KernelSource::auto()?,
     };
-    let busybox = wanted
-        .busybox
-        .clone()
-        .or_else(|| Some(PathBuf::from("/bin/busybox")).filter(|path| path.is_file()));
     let out = dir(state_dir);
-    let options = BuildOptions { kernel, agent, busybox, out: out.clone() };
+    let options = BuildOptions {
+        kernel,
+        agent,
+        busybox: wanted.busybox.clone().or_else(bugler_bootenv::find_busybox),
+        firmware: wanted.firmware.clone(),
+        extra_modules: wanted.modules.clone(),
+        out: out.clone(),
+    };
     bugler_bootenv::build(&options, progress)
         .with_context(|| format!("could not build a boot environment in {}", out.display()))
+}
+
+/// The kernel of an unpacked tree: `boot/vmlinuz-*` or `vmlinuz*`, and `lib/modules/<version>`.
+fn kernel_in(folder: &Path) -> Result<KernelSource> {
+    let only = |dir: PathBuf, begins: &str| -> Result<Option<PathBuf>> {
+        let Ok(entries) = std::fs::read_dir(&dir) else {
+            return Ok(None);
+        };
+        let mut found: Vec<PathBuf> = entries
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .filter(|path| {
+                path.file_name()
+                    .and_then(|name| name.to_str())
+                    .is_some_and(|n| n.starts_with(begins))
+            })
+            .collect();
+        if found.len() > 1 {
+            bail!("there are several kernels in {}: leave one", dir.display());
+        }
+        Ok(found.pop())
+    };
+    let vmlinuz = match only(folder.join("boot"), "vmlinuz")? {
+        Some(path) => Some(path),
+        None => only(folder.to_owned(), "vmlinuz")?,
+    };
+    let modules = only(folder.join("lib/modules"), "")?;
+    match (vmlinuz, modules) {
+        (Some(vmlinuz), Some(modules)) => Ok(KernelSource::Files { vmlinuz, modules }),
+        _ => bail!(
+            "{} has no kernel: it needs boot/vmlinuz-VERSION or vmlinuz, and lib/modules/VERSION",
+            folder.display()
+        ),
+    }
 }
 
 /// The agent that was installed, or built, together with this program.

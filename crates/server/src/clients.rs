@@ -53,14 +53,18 @@ impl Clients {
 
     /// Which client uses an address: as the kernel knows it, else as the client last said.
     pub(crate) fn mac_of(&self, peer: IpAddr) -> Option<MacAddr> {
-        let IpAddr::V4(peer) = peer.to_canonical() else { return None };
+        let IpAddr::V4(peer) = peer.to_canonical() else {
+            return None;
+        };
         neighbours::lookup(peer).or_else(|| self.tables().addresses.get(&peer).copied())
     }
 
     /// Whether `peer` may act for the interface `mac`: not when the kernel knows that another
     /// interface stands behind that address. A peer behind a router cannot be told.
     pub(crate) fn may_act_for(&self, peer: IpAddr, mac: MacAddr) -> bool {
-        let IpAddr::V4(peer) = peer.to_canonical() else { return true };
+        let IpAddr::V4(peer) = peer.to_canonical() else {
+            return true;
+        };
         neighbours::lookup(peer).is_none_or(|known| known == mac)
     }
 }

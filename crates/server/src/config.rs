@@ -144,8 +144,15 @@ impl FromStr for Pool {
             ))
         };
         let (first, last) = text.split_once('-').ok_or_else(|| wrong("has no '-'"))?;
-        let address = |part: &str| part.trim().parse::<Ipv4Addr>().map_err(|_| wrong("has an end that is not an IPv4 address"));
-        let pool = Self { first: address(first)?, last: address(last)? };
+        let address = |part: &str| {
+            part.trim()
+                .parse::<Ipv4Addr>()
+                .map_err(|_| wrong("has an end that is not an IPv4 address"))
+        };
+        let pool = Self {
+            first: address(first)?,
+            last: address(last)?,
+        };
         if pool.first > pool.last {
             return Err(wrong("ends before it begins"));
         }
@@ -155,7 +162,9 @@ impl FromStr for Pool {
 
 impl<'de> Deserialize<'de> for Pool {
     fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(d)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -189,7 +198,9 @@ impl DhcpOption {
         let bytes = match (&self.text, &self.addresses, &self.hex) {
             (Some(text), None, None) => text.clone().into_bytes(),
             (None, Some(addresses), None) => addresses.iter().flat_map(Ipv4Addr::octets).collect(),
-            (None, None, Some(hex)) => unhex(hex).ok_or_else(|| wrong("its hex is not pairs of hex digits"))?,
+            (None, None, Some(hex)) => {
+                unhex(hex).ok_or_else(|| wrong("its hex is not pairs of hex digits"))?
+            }
             _ => return Err(wrong("give exactly one of text, addresses and hex")),
         };
         if bytes.is_empty() || bytes.len() > 255 {
@@ -267,6 +278,11 @@ pub struct Bootenv {
     pub kernel: Option<PathBuf>,
     /// A static busybox for the rescue shell. Default: /bin/busybox.
     pub busybox: Option<PathBuf>,
+    /// A folder such as /lib/firmware: the files in it that network and disk drivers name are put
+    /// in. Default: none.
+    pub firmware: Option<PathBuf>,
+    /// Names of kernel modules to put in beyond those for network and disks.
+    pub modules: Vec<String>,
 }
 
 impl Config {
@@ -275,10 +291,14 @@ impl Config {
     /// # Errors
     /// Where it cannot be read, or has a key that is not known or a value that cannot be meant.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.into(), source })?;
-        toml::from_str(&text)
-            .map_err(|source| ConfigError::Parse { path: path.into(), source: Box::new(source) })
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.into(),
+            source,
+        })?;
+        toml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.into(),
+            source: Box::new(source),
+        })
     }
 
     /// Checks what one value alone does not show.
@@ -312,7 +332,10 @@ impl Config {
             if self.interfaces[..i].iter().any(|other| &other.name == name) {
                 return wrong(format!("the interface {name} is there twice"));
             }
-            if interface.dhcp == DhcpMode::Full && interface.pools.is_empty() && interface.reservations.is_empty() {
+            if interface.dhcp == DhcpMode::Full
+                && interface.pools.is_empty()
+                && interface.reservations.is_empty()
+            {
                 return wrong(format!(
                     "full DHCP on {name} has no addresses to give out: say which with --pool \
                      first-last, or with reservations"
@@ -329,11 +352,21 @@ impl Config {
                     ));
                 }
             }
-            if interface.lease.is_some_and(|s| !(60..=31_536_000).contains(&s)) {
-                return wrong(format!("the lease time on {name} must be 60 to 31536000 seconds"));
+            if interface
+                .lease
+                .is_some_and(|s| !(60..=31_536_000).contains(&s))
+            {
+                return wrong(format!(
+                    "the lease time on {name} must be 60 to 31536000 seconds"
+                ));
             }
-            if interface.boot_lease.is_some_and(|s| !(30..=3600).contains(&s)) {
-                return wrong(format!("the boot lease time on {name} must be 30 to 3600 seconds"));
+            if interface
+                .boot_lease
+                .is_some_and(|s| !(30..=3600).contains(&s))
+            {
+                return wrong(format!(
+                    "the boot lease time on {name} must be 30 to 3600 seconds"
+                ));
             }
         }
         Ok(())
@@ -355,7 +388,14 @@ mod tests {
         let uncommented: String = text
             .lines()
             .map(|line| match line.strip_prefix("# ") {
-                Some(rest) if rest.starts_with('[') || rest.split_once(" = ").is_some_and(|(k, _)| !k.contains(' ')) => rest,
+                Some(rest)
+                    if rest.starts_with('[')
+                        || rest
+                            .split_once(" = ")
+                            .is_some_and(|(k, _)| !k.contains(' ')) =>
+                {
+                    rest
+                }
                 _ => line,
             })
             .collect::<Vec<_>>()
@@ -374,8 +414,17 @@ mod tests {
 
     #[test]
     fn an_open_operator_plane_must_be_asked_for() {
-        let mut config = Config { operator_listen: "0.0.0.0:8481".parse().unwrap(), ..Config::default() };
-        assert!(config.check().unwrap_err().to_string().contains("--operator-without-login"));
+        let mut config = Config {
+            operator_listen: "0.0.0.0:8481".parse().unwrap(),
+            ..Config::default()
+        };
+        assert!(
+            config
+                .check()
+                .unwrap_err()
+                .to_string()
+                .contains("--operator-without-login")
+        );
         config.operator_without_login = true;
         config.check().unwrap();
     }
@@ -383,18 +432,37 @@ mod tests {
     #[test]
     fn pools_are_read_or_refused_with_the_reason() {
         let pool: Pool = "10.0.0.1 - 10.0.0.9".parse().unwrap();
-        assert_eq!((pool.first, pool.last), ([10, 0, 0, 1].into(), [10, 0, 0, 9].into()));
-        for (text, why) in [("10.0.0.1", "no '-'"), ("10.0.0.9-10.0.0.1", "before it begins"), ("a-b", "IPv4")] {
-            assert!(text.parse::<Pool>().unwrap_err().to_string().contains(why), "{text}");
+        assert_eq!(
+            (pool.first, pool.last),
+            ([10, 0, 0, 1].into(), [10, 0, 0, 9].into())
+        );
+        for (text, why) in [
+            ("10.0.0.1", "no '-'"),
+            ("10.0.0.9-10.0.0.1", "before it begins"),
+            ("a-b", "IPv4"),
+        ] {
+            assert!(
+                text.parse::<Pool>().unwrap_err().to_string().contains(why),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn an_option_has_one_value_and_is_not_the_protocols_own() {
         let option = |code, text: Option<&str>, hex: Option<&str>| {
-            DhcpOption { code, text: text.map(Into::into), addresses: None, hex: hex.map(Into::into) }.bytes()
+            DhcpOption {
+                code,
+                text: text.map(Into::into),
+                addresses: None,
+                hex: hex.map(Into::into),
+            }
+            .bytes()
         };
-        assert_eq!(option(43, None, Some("06 01 08 ff")).unwrap(), [6, 1, 8, 0xff]);
+        assert_eq!(
+            option(43, None, Some("06 01 08 ff")).unwrap(),
+            [6, 1, 8, 0xff]
+        );
         assert_eq!(option(17, Some("/srv"), None).unwrap(), b"/srv");
         assert!(option(53, Some("x"), None).is_err());
         assert!(option(43, Some("x"), Some("00")).is_err());

@@ -10,5 +10,6 @@ mod clients;
 mod clock;
 pub mod config;
 mod neighbours;
+mod network;
 pub mod run;
 mod timeline;

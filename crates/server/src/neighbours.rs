@@ -35,7 +35,10 @@ mod tests {
                      10.0.0.7         0x1         0x2         52:54:00:00:00:01     *        br0\n\
                      10.0.0.8         0x1         0x0         00:00:00:00:00:00     *        br0\n\
                      garbage\n";
-        assert_eq!(find(table, [10, 0, 0, 7].into()), Some("52:54:00:00:00:01".parse().unwrap()));
+        assert_eq!(
+            find(table, [10, 0, 0, 7].into()),
+            Some("52:54:00:00:00:01".parse().unwrap())
+        );
         assert_eq!(find(table, [10, 0, 0, 8].into()), None);
         assert_eq!(find(table, [10, 0, 0, 9].into()), None);
         assert_eq!(find("", [10, 0, 0, 9].into()), None);

@@ -14,11 +14,12 @@
 //! ends the program with what was tried and what to do. At the end the services that answer
 //! machines stop first, the registry last.
 
+use crate::adapters::HttpPlug;
 use crate::boot::BootService;
-use crate::config::{Config, DhcpMode};
+use crate::config::Config;
 use crate::timeline::Timeline;
-use crate::{adapters, bootenv, clock};
-use anyhow::{Context, Result, bail};
+use crate::{bootenv, clock, network};
+use anyhow::{Context, Result};
 use bugler_api::{AppState, ServerInfo};
 use bugler_images::ChunkStore;
 use bugler_model::{EventKind, NewEvent};
@@ -29,9 +30,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// How long open requests may take to end once the server stops.
-const GRACE: std::time::Duration = std::time::Duration::from_secs(5);
-
 /// Runs the server until `stop` is cancelled.
 ///
 /// # Errors
@@ -41,7 +39,6 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<()> {
     prepare_state_dir(&config.state_dir)?;
     let sqlite = Arc::new(
         SqliteStore::open(config.state_dir.join("registry.sqlite"))
-            .await
             .context("could not open the registry")?,
     );
     let store: Arc<dyn Store> = sqlite.clone();
@@ -58,43 +55,69 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<()> {
     let timeline = tokio::spawn(timeline.run());
 
     // The listeners come first: a port in use is better known before a machine was answered.
-    let device = listen(config.device_listen, "device-listen", "machines reach boot files").await?;
-    let operator =
-        listen(config.operator_listen, "operator-listen", "operators reach the dashboard").await?;
+    let device = listen(
+        config.device_listen,
+        "device-listen",
+        "machines reach boot files",
+    )
+    .await?;
+    let operator = listen(
+        config.operator_listen,
+        "operator-listen",
+        "operators reach the dashboard",
+    )
+    .await?;
     let device_addr = device.local_addr()?;
     let operator_addr = operator.local_addr()?;
-    let services = Arc::new(Mutex::new(vec![
+    let services: network::Services = Arc::new(Mutex::new(vec![
         format!("device plane: HTTP on {device_addr}"),
         format!("operator plane: HTTP on {operator_addr}"),
     ]));
 
-    let mut network = start_network(&config, device_addr.port(), &boot, &store, &services).await?;
+    let network = network::start(&config, device_addr.port(), &boot, &store, &services).await?;
     start_bootenv(&config, &boot, &store)?;
 
-    let state = app_state(&config, &store, &images, &boot, &services, stop.clone());
+    let info = ServerInfo {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        operator_names: config.operator_names.clone(),
+        services: services.clone(),
+    };
+    let state = AppState::new(
+        store.clone(),
+        images,
+        Arc::new(HttpPlug(boot.clone())),
+        info,
+        bugler_api::system_clock(),
+        stop.clone(),
+    );
     let presence = tokio::spawn(bugler_api::watch_presence(state.clone(), stop.clone()));
-    let device_plane = tokio::spawn(
-        axum::serve(
-            device,
-            bugler_api::device_router(state.clone())
-                .into_make_service_with_connect_info::<SocketAddr>(),
-        )
-        .with_graceful_shutdown(stop.clone().cancelled_owned())
-        .into_future(),
-    );
-    let operator_plane = tokio::spawn(
-        axum::serve(
-            operator,
-            bugler_api::operator_router(state.clone())
-                .merge(bugler_web::router(state))
-                .into_make_service_with_connect_info::<SocketAddr>(),
-        )
-        .with_graceful_shutdown(stop.clone().cancelled_owned())
-        .into_future(),
-    );
+    let device_plane = tokio::spawn(bugler_api::serve(
+        device,
+        bugler_api::device_router(state.clone()),
+        stop.clone(),
+    ));
+    let operator_plane = tokio::spawn(bugler_api::serve(
+        operator,
+        bugler_api::guarded(
+            bugler_api::operator_router(state.clone()),
+            state,
+        ),
+        stop.clone(),
+    ));
 
-    say(&*store, format!("the server has started: version {}", env!("CARGO_PKG_VERSION"))).await;
-    for line in services.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+    say(
+        &*store,
+        format!(
+            "the server has started: version {}",
+            env!("CARGO_PKG_VERSION")
+        ),
+    )
+    .await;
+    for line in services
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .iter()
+    {
         tracing::info!("{line}");
     }
     tracing::info!("ready: dashboard at http://{operator_addr}/");
@@ -102,17 +125,17 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<()> {
     stop.cancelled().await;
     tracing::info!("stopping");
     network.stop().await;
-    for (what, task) in [("device plane", device_plane), ("operator plane", operator_plane)] {
-        if tokio::time::timeout(GRACE, task).await.is_err() {
-            tracing::warn!("the {what} had requests that did not end; they are cut off");
-        }
+    // Each gives open requests a few seconds of its own, then cuts them off.
+    for plane in [device_plane, operator_plane] {
+        plane.await.context("a listener ended by itself")?;
     }
     presence.abort();
     say(&*store, "the server stops".to_owned()).await;
     drop(boot);
     timeline.abort();
     drop(store);
-    sqlite.close().await.context("could not close the registry")
+    sqlite.close().await;
+    Ok(())
 }
 
 /// Makes the state directory, readable by this user alone: it holds the hashes of tokens.
@@ -156,52 +179,6 @@ async fn listen(address: SocketAddr, option: &str, purpose: &str) -> Result<TcpL
     })
 }
 
-/// The services that answer machines.
-struct Network {
-    dhcp: Vec<bugler_dhcp::Handle>,
-    tftp: Vec<bugler_tftp::Handle>,
-}
-
-impl Network {
-    async fn stop(&mut self) {
-        for handle in self.dhcp.drain(..) {
-            handle.stop().await;
-        }
-        for handle in self.tftp.drain(..) {
-            handle.stop();
-        }
-    }
-}
-
-type Services = Arc<Mutex<Vec<String>>>;
-
-async fn start_network(
-    config: &Config,
-    http_port: u16,
-    boot: &Arc<BootService>,
-    store: &Arc<dyn Store>,
-    services: &Services,
-) -> Result<Network> {
-    let mut network = Network { dhcp: vec![], tftp: vec![] };
-    for interface in &config.interfaces {
-        if interface.dhcp != DhcpMode::Off {
-            let leases = store.leases().await.context("could not read the leases")?;
-            let handle = adapters::start_dhcp(interface, http_port, leases, boot, store)
-                .await
-                .with_context(|| format!("could not start DHCP on {}", interface.name))?;
-            network.dhcp.push(handle);
-        }
-        if config.tftp.enabled {
-            let handle = adapters::start_tftp(&interface.name, boot)
-                .with_context(|| format!("could not start TFTP on {}", interface.name))?;
-            network.tftp.push(handle);
-        }
-        let mut services = services.lock().unwrap_or_else(PoisonError::into_inner);
-        services.push(format!("{}: DHCP {:?}, TFTP", interface.name, interface.dhcp).to_lowercase());
-    }
-    Ok(network)
-}
-
 /// Uses the latest boot environment; where there is none, builds one beside everything else.
 fn start_bootenv(config: &Config, boot: &Arc<BootService>, store: &Arc<dyn Store>) -> Result<()> {
     if let Some(latest) = bootenv::latest(&config.state_dir)? {
@@ -211,7 +188,11 @@ fn start_bootenv(config: &Config, boot: &Arc<BootService>, store: &Arc<dyn Store
     let (boot, store) = (boot.clone(), store.clone());
     let (state_dir, wanted) = (config.state_dir.clone(), config.bootenv.clone());
     tokio::spawn(async move {
-        say(&*store, "there is no boot environment: building one".to_owned()).await;
+        say(
+            &*store,
+            "there is no boot environment: building one".to_owned(),
+        )
+        .await;
         let built = tokio::task::spawn_blocking(move || {
             bootenv::build(&state_dir, &wanted, &mut |line| tracing::info!("{line}"))
         })
@@ -235,20 +216,10 @@ fn start_bootenv(config: &Config, boot: &Arc<BootService>, store: &Arc<dyn Store
 /// Puts a line into the events and the log.
 async fn say(store: &dyn Store, text: String) {
     tracing::info!("{text}");
-    if let Err(error) = store.append_event(NewEvent::new(EventKind::Server, text), clock::now()).await
+    if let Err(error) = store
+        .append_event(NewEvent::new(EventKind::Server, text), clock::now())
+        .await
     {
         tracing::warn!("an event could not be written: {}", clock::chain(&error));
     }
-}
-
-fn app_state(
-    config: &Config,
-    store: &Arc<dyn Store>,
-    images: &Arc<ChunkStore>,
-    boot: &Arc<BootService>,
-    services: &Services,
-    stop: CancellationToken,
-) -> Arc<AppState> {
-    let _ = (config, ServerInfo::default());
-    todo_state(store, images, boot, services, stop)
 }

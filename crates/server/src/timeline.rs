@@ -31,13 +31,34 @@ const LOCAL_QUIET_MS: i64 = 60_000;
 #[derive(Debug)]
 pub(crate) enum Seen {
     /// A boot client asked by DHCP, and was answered by this plan.
-    Asked { facts: ClientFacts, message: &'static str, plan: BootPlan, at: Timestamp },
+    Asked {
+        facts: ClientFacts,
+        message: &'static str,
+        plan: BootPlan,
+        at: Timestamp,
+    },
     /// A client began to fetch a file of the boot tree.
-    Fetching { mac: MacAddr, stage: Stage, address: Ipv4Addr, text: String, at: Timestamp },
+    Fetching {
+        mac: MacAddr,
+        stage: Stage,
+        address: Ipv4Addr,
+        text: String,
+        at: Timestamp,
+    },
     /// A transfer ended. `stage` is reached by it where it was whole.
-    Fetched { mac: MacAddr, stage: Option<Stage>, text: String, at: Timestamp },
+    Fetched {
+        mac: MacAddr,
+        stage: Option<Stage>,
+        text: String,
+        at: Timestamp,
+    },
     /// Something without a device, or only with a MAC address.
-    Note { kind: EventKind, mac: Option<MacAddr>, text: String, at: Timestamp },
+    Note {
+        kind: EventKind,
+        mac: Option<MacAddr>,
+        text: String,
+        at: Timestamp,
+    },
 }
 
 /// Where packet handlers put what they saw.
@@ -77,23 +98,48 @@ impl Timeline {
 
     async fn write(&self, seen: Seen) -> Result<(), StoreError> {
         match seen {
-            Seen::Asked { facts, message, plan, at } => self.asked(&facts, message, &plan, at).await,
-            Seen::Fetching { mac, stage, address, text, at } => {
-                let Some(device) = self.store.find_client(mac, None) else { return Ok(()) };
+            Seen::Asked {
+                facts,
+                message,
+                plan,
+                at,
+            } => self.asked(&facts, message, &plan, at).await,
+            Seen::Fetching {
+                mac,
+                stage,
+                address,
+                text,
+                at,
+            } => {
+                let Some(device) = self.store.find_client(mac, None) else {
+                    return Ok(());
+                };
                 self.store.touch(device.id, Some(address), at);
                 let session = session_for(&*self.store, &device, device.firmware, at).await?;
                 self.store.reach_stage(session, stage, at).await?;
                 self.event(&device, Some(session), text, at).await
             }
-            Seen::Fetched { mac, stage, text, at } => {
-                let Some(device) = self.store.find_client(mac, None) else { return Ok(()) };
+            Seen::Fetched {
+                mac,
+                stage,
+                text,
+                at,
+            } => {
+                let Some(device) = self.store.find_client(mac, None) else {
+                    return Ok(());
+                };
                 let session = self.store.open_session(device.id).map(|session| session.id);
                 if let (Some(session), Some(stage)) = (session, stage) {
                     self.store.reach_stage(session, stage, at).await?;
                 }
                 self.event(&device, session, text, at).await
             }
-            Seen::Note { kind, mac, text, at } => {
+            Seen::Note {
+                kind,
+                mac,
+                text,
+                at,
+            } => {
                 let device = mac.and_then(|mac| self.store.find_client(mac, None));
                 let mut event = NewEvent::new(kind, text);
                 event.device = device.map(|device| device.id);
@@ -109,7 +155,9 @@ impl Timeline {
         plan: &BootPlan,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        let Some(firmware) = facts.firmware else { return Ok(()) };
+        let Some(firmware) = facts.firmware else {
+            return Ok(());
+        };
         let sighting = Sighting {
             mac: facts.mac,
             uuid: facts.uuid,
@@ -122,7 +170,11 @@ impl Timeline {
             BootAction::Tftp(path) => format!("{path} over TFTP"),
             BootAction::Http(path) => format!("{path} over HTTP"),
         };
-        let text = format!("{message} from {}: {answer}, because {}", facts.describe(), plan.why);
+        let text = format!(
+            "{message} from {}: {answer}, because {}",
+            facts.describe(),
+            plan.why
+        );
         if plan.goal == Goal::Local {
             return self.sent_to_disk(&device, firmware, text, at).await;
         }
@@ -130,14 +182,21 @@ impl Timeline {
         let session = match open {
             Some(session) if !begins_anew(&session, firmware) => {
                 if firmware.is_ipxe() && session.firmware.is_some_and(|first| !first.is_ipxe()) {
-                    self.store.reach_stage(session.id, Stage::Script, at).await?;
+                    self.store
+                        .reach_stage(session.id, Stage::Script, at)
+                        .await?;
                 }
                 session.id
             }
             _ => {
-                let session = self.store.begin_session(device.id, Some(firmware), at).await?;
+                let session = self
+                    .store
+                    .begin_session(device.id, Some(firmware), at)
+                    .await?;
                 self.store.reach_stage(session, Stage::Dhcp, at).await?;
-                self.store.set_presence(device.id, Presence::Booting, at).await?;
+                self.store
+                    .set_presence(device.id, Presence::Booting, at)
+                    .await?;
                 session
             }
         };
@@ -158,17 +217,23 @@ impl Timeline {
         } else {
             let latest = self.store.sessions(device.id, 1).await?;
             let asks_on = latest.first().is_some_and(|session| {
-                session.outcome == Outcome::Local && at.millis_since(session.started) < LOCAL_QUIET_MS
+                session.outcome == Outcome::Local
+                    && at.millis_since(session.started) < LOCAL_QUIET_MS
             });
             if asks_on {
                 return Ok(());
             }
-            let session = self.store.begin_session(device.id, Some(firmware), at).await?;
+            let session = self
+                .store
+                .begin_session(device.id, Some(firmware), at)
+                .await?;
             self.store.reach_stage(session, Stage::Dhcp, at).await?;
             self.store.reach_stage(session, Stage::Local, at).await?;
             self.store.end_session(session, Outcome::Local, at).await?;
         }
-        self.store.set_presence(device.id, Presence::Local, at).await?;
+        self.store
+            .set_presence(device.id, Presence::Local, at)
+            .await?;
         self.event(device, None, text, at).await
     }
 
@@ -245,14 +310,43 @@ mod tests {
         use Stage::{Dhcp, Initramfs, Kernel, Loader, Script};
         for (first, stages, asks, anew) in [
             (Firmware::BiosPxe, &[Dhcp][..], Firmware::BiosPxe, false),
-            (Firmware::BiosPxe, &[Dhcp, Loader], Firmware::IpxeBios, false),
-            (Firmware::BiosPxe, &[Dhcp, Loader, Script], Firmware::IpxeBios, false),
+            (
+                Firmware::BiosPxe,
+                &[Dhcp, Loader],
+                Firmware::IpxeBios,
+                false,
+            ),
+            (
+                Firmware::BiosPxe,
+                &[Dhcp, Loader, Script],
+                Firmware::IpxeBios,
+                false,
+            ),
             (Firmware::BiosPxe, &[Dhcp, Loader], Firmware::BiosPxe, true),
-            (Firmware::UefiPxe, &[Dhcp, Loader, Script, Kernel, Initramfs], Firmware::UefiPxe, true),
-            (Firmware::IpxeBios, &[Dhcp, Script], Firmware::IpxeBios, false),
-            (Firmware::IpxeBios, &[Dhcp, Script, Kernel], Firmware::IpxeBios, true),
+            (
+                Firmware::UefiPxe,
+                &[Dhcp, Loader, Script, Kernel, Initramfs],
+                Firmware::UefiPxe,
+                true,
+            ),
+            (
+                Firmware::IpxeBios,
+                &[Dhcp, Script],
+                Firmware::IpxeBios,
+                false,
+            ),
+            (
+                Firmware::IpxeBios,
+                &[Dhcp, Script, Kernel],
+                Firmware::IpxeBios,
+                true,
+            ),
         ] {
-            assert_eq!(begins_anew(&session(first, stages), asks), anew, "{stages:?} then {asks}");
+            assert_eq!(
+                begins_anew(&session(first, stages), asks),
+                anew,
+                "{stages:?} then {asks}"
+            );
         }
     }
 }

@@ -88,7 +88,11 @@ pub struct TaskFilter {
 
 impl Default for TaskFilter {
     fn default() -> Self {
-        Self { device: None, open_only: false, limit: 200 }
+        Self {
+            device: None,
+            open_only: false,
+            limit: 200,
+        }
     }
 }
 
@@ -107,6 +111,11 @@ pub struct EventFilter {
 
 impl Default for EventFilter {
     fn default() -> Self {
-        Self { device: None, kind: None, after: None, limit: 200 }
+        Self {
+            device: None,
+            kind: None,
+            after: None,
+            limit: 200,
+        }
     }
 }

@@ -31,6 +31,9 @@ pub enum Error {
         /// What came back.
         source: io::Error,
     },
+    /// The thread that serves ended by a panic, in an [`Observer`](crate::Observer) maybe.
+    #[error("the TFTP thread ended by a panic; the message stands in the log before this line")]
+    Panicked,
     /// The folder to serve cannot be opened.
     #[error("cannot serve the folder {} over TFTP: {hint}", path.display())]
     Folder {

@@ -23,7 +23,7 @@ mod tests;
 use std::time::Duration;
 
 use crate::packet::{ErrorCode, Packet};
-use crate::rtt::{MAX_RTO, MIN_RTO, Rtt};
+use crate::rtt::{MIN_RTO, Rtt};
 
 pub use terms::{Limits, Terms};
 
@@ -81,8 +81,9 @@ pub struct Machine {
     flight_sent: Duration,
     /// The flight that was sent again on a repeated ACK, by its first block.
     went_back: Option<u64>,
-    /// When the flight was sent, if that was for the first time: Karn's rule measures no other.
-    timed: Option<Duration>,
+    /// The first block of the flight that was not sent before, and when it was: Karn's rule measures
+    /// no other.
+    timed: Option<(u64, Duration)>,
     rtt: Rtt,
     deadline: Duration,
     last_progress: Duration,
@@ -94,9 +95,6 @@ impl Machine {
     /// Starts a transfer of `blocks` blocks (at least 1) on these terms, and says what to send first:
     /// the OACK where options were agreed, else the first flight.
     pub fn new(terms: &Terms, blocks: u64, now: Duration) -> (Self, Output) {
-        let max = terms.timeout.map_or(MAX_RTO, |seconds| {
-            Duration::from_secs(u64::from(seconds)).min(MAX_RTO)
-        });
         let mut machine = Self {
             windowsize: terms.windowsize.max(1),
             blocks: blocks.max(1),
@@ -104,8 +102,8 @@ impl Machine {
             flight_end: 0,
             flight_sent: now,
             went_back: None,
-            timed: Some(now),
-            rtt: Rtt::new(max),
+            timed: Some((0, now)),
+            rtt: Rtt::default(),
             deadline: now,
             last_progress: now,
             progressed: false,
@@ -202,7 +200,9 @@ impl Machine {
 
     /// An ACK that was not seen before.
     fn advance(&mut self, acked: u64, now: Duration) -> Output {
-        if let Some(sent) = self.timed.take() {
+        if let Some((block, sent)) = self.timed.take()
+            && block <= acked
+        {
             self.rtt.sample(now.saturating_sub(sent));
         }
         let whole_flight = acked >= self.flight_end;
@@ -252,7 +252,8 @@ impl Machine {
         let last = first.saturating_add(u64::from(self.windowsize) - 1).min(self.blocks);
         let again = self.flight_end.saturating_add(1).saturating_sub(first);
         self.retransmitted = self.retransmitted.saturating_add(again);
-        self.timed = (again == 0).then_some(now);
+        let fresh = first.saturating_add(again);
+        self.timed = (fresh <= last).then_some((fresh, now));
         self.flight_end = last;
         self.flight_sent = now;
         self.deadline = now.saturating_add(self.rtt.timeout());

@@ -9,8 +9,9 @@ use std::time::Duration;
 /// The shortest timeout. Below it the scheduling of the client, not the network, decides when an ACK
 /// comes.
 pub const MIN_RTO: Duration = Duration::from_millis(20);
-/// The longest timeout, unless the client asked for a shorter one (RFC 2349).
-pub const MAX_RTO: Duration = Duration::from_secs(2);
+/// The longest timeout. It is also the shortest that a client can ask for (RFC 2349 counts in
+/// seconds), so the `timeout` option is met by any timeout of this server.
+pub const MAX_RTO: Duration = Duration::from_secs(1);
 /// The timeout before any round trip was measured.
 pub const FIRST_RTO: Duration = Duration::from_millis(200);
 
@@ -20,16 +21,16 @@ pub struct Rtt {
     smoothed: Option<Duration>,
     variance: Duration,
     rto: Duration,
-    max: Duration,
+}
+
+impl Default for Rtt {
+    /// Nothing measured yet.
+    fn default() -> Self {
+        Self { smoothed: None, variance: Duration::ZERO, rto: FIRST_RTO }
+    }
 }
 
 impl Rtt {
-    /// Nothing measured yet. `max` bounds the timeout from above; it is raised to [`MIN_RTO`].
-    pub fn new(max: Duration) -> Self {
-        let max = max.max(MIN_RTO);
-        Self { smoothed: None, variance: Duration::ZERO, rto: FIRST_RTO.min(max), max }
-    }
-
     /// The smoothed round trip, once there is one.
     pub fn smoothed(&self) -> Option<Duration> {
         self.smoothed
@@ -57,13 +58,13 @@ impl Rtt {
             }
         }
         let smoothed = self.smoothed.unwrap_or(round_trip);
-        self.rto = smoothed.saturating_add(self.variance * 4).clamp(MIN_RTO, self.max);
+        self.rto = smoothed.saturating_add(self.variance * 4).clamp(MIN_RTO, MAX_RTO);
     }
 
     /// Doubles the timeout after it passed without an answer (RFC 6298 section 5.5). It stays so
     /// until the next [`sample`](Self::sample).
     pub fn back_off(&mut self) {
-        self.rto = (self.rto * 2).min(self.max);
+        self.rto = (self.rto * 2).min(MAX_RTO);
     }
 }
 
@@ -75,7 +76,7 @@ mod tests {
 
     #[test]
     fn the_timeout_follows_the_round_trips() {
-        let mut rtt = Rtt::new(MAX_RTO);
+        let mut rtt = Rtt::default();
         assert_eq!(rtt.timeout(), FIRST_RTO);
         rtt.sample(100 * MS);
         assert_eq!(rtt.timeout(), 300 * MS);
@@ -89,7 +90,7 @@ mod tests {
 
     #[test]
     fn it_is_never_below_the_floor_nor_above_the_bound() {
-        let mut rtt = Rtt::new(Duration::from_secs(1));
+        let mut rtt = Rtt::default();
         for _ in 0..50 {
             rtt.sample(Duration::from_micros(30));
         }
@@ -97,14 +98,14 @@ mod tests {
         for _ in 0..50 {
             rtt.back_off();
         }
-        assert_eq!(rtt.timeout(), Duration::from_secs(1));
+        assert_eq!(rtt.timeout(), MAX_RTO);
         rtt.sample(Duration::from_secs(9));
-        assert_eq!(rtt.timeout(), Duration::from_secs(1));
+        assert_eq!(rtt.timeout(), MAX_RTO);
     }
 
     #[test]
     fn it_backs_off_until_the_next_sample() {
-        let mut rtt = Rtt::new(MAX_RTO);
+        let mut rtt = Rtt::default();
         rtt.sample(MS);
         rtt.back_off();
         rtt.back_off();

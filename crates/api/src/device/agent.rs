@@ -52,7 +52,10 @@ pub(super) async fn register(
             body.boot_mac
         )));
     }
-    let boot = state.store.boot_token(token::hash(&body.boot_token)).await?;
+    let boot = state
+        .store
+        .boot_token(token::hash(&body.boot_token))
+        .await?;
     let Some((device, session)) = boot else {
         return Err(ApiError::new(
             StatusCode::UNAUTHORIZED,
@@ -119,8 +122,11 @@ pub(super) async fn next_task(
         if state.store.device(id).await?.open_tasks > 0
             && let Some(task) = state.store.claim_task(id, state.now()).await?
         {
-            let assignment =
-                Assignment { task: task.id, action: task.action, attempt: task.attempts };
+            let assignment = Assignment {
+                task: task.id,
+                action: task.action,
+                attempt: task.attempts,
+            };
             return Ok(Json(assignment).into_response());
         }
         tokio::select! {
@@ -140,7 +146,9 @@ pub(super) async fn report(
     Segment(id): Segment,
     Body(report): Body<Report>,
 ) -> Result<Json<ReportAnswer>, ApiError> {
-    let task: TaskId = id.parse().map_err(|e| ApiError::not_found(format!("{e}")))?;
+    let task: TaskId = id
+        .parse()
+        .map_err(|e| ApiError::not_found(format!("{e}")))?;
     let now = state.now();
     state.store.touch(agent.auth.device, v4(peer.ip()), now);
     let task = match report.state {
@@ -158,7 +166,10 @@ pub(super) async fn report(
         TaskState::Cancelled => {
             let task = state.store.task(task).await?;
             if task.device != agent.auth.device {
-                return Err(ApiError::not_found(format!("there is no task {} of this device", task.id)));
+                return Err(ApiError::not_found(format!(
+                    "there is no task {} of this device",
+                    task.id
+                )));
             }
             if task.state.is_open() {
                 return Err(ApiError::conflict(format!(
@@ -175,7 +186,9 @@ pub(super) async fn report(
             )));
         }
     };
-    Ok(Json(ReportAnswer { cancel: task.state == TaskState::Cancelled }))
+    Ok(Json(ReportAnswer {
+        cancel: task.state == TaskState::Cancelled,
+    }))
 }
 
 pub(super) async fn heartbeat(

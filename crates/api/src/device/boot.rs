@@ -26,14 +26,20 @@ pub(super) async fn get(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let content = state.boot.open(peer, host, &path).await.map_err(|error| match error {
-        BootTreeError::NotFound(text) => ApiError::not_found(text),
-        BootTreeError::Broken(text) => {
-            tracing::error!("boot tree, {path} for {peer}: {text}");
-            ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, text)
-        }
-    })?;
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let content = state
+        .boot
+        .open(peer, host, &path)
+        .await
+        .map_err(|error| match error {
+            BootTreeError::NotFound(text) => ApiError::not_found(text),
+            BootTreeError::Broken(text) => {
+                tracing::error!("boot tree, {path} for {peer}: {text}");
+                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, text)
+            }
+        })?;
     let (size, mut file) = match &content {
         BootContent::Bytes(bytes) => (bytes.len() as u64, None),
         BootContent::File(name) => {
@@ -51,7 +57,7 @@ pub(super) async fn get(
     };
     let (range, status, mut answer) = match ranged(&headers, size) {
         Ok(head) => head,
-        Err(refusal) => return Ok(refusal),
+        Err(refusal) => return Ok(*refusal),
     };
     let plain = HeaderValue::from_static("application/octet-stream");
     answer.insert(header::CONTENT_TYPE, plain);
@@ -59,25 +65,38 @@ pub(super) async fn get(
         return Ok((status, answer).into_response());
     }
     let length = range.end - range.start;
-    let sending = Sending { state, peer, path, length, sent: 0 };
+    let sending = Sending {
+        state,
+        peer,
+        path,
+        length,
+        sent: 0,
+    };
     let body = match (content, file.take()) {
         (BootContent::Bytes(bytes), _) => {
             let (Ok(start), Ok(end)) = (usize::try_from(range.start), usize::try_from(range.end))
             else {
-                return Err(ApiError::bad_request("a range beyond this machine's memory"));
+                return Err(ApiError::bad_request(
+                    "a range beyond this machine's memory",
+                ));
             };
             let part = bytes.slice(start..end);
             count(stream::iter([io::Result::Ok(part)]), sending)
         }
         (BootContent::File(_), Some(mut file)) => {
-            file.seek(io::SeekFrom::Start(range.start)).await.map_err(|error| {
-                ApiError::new(
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    format!("could not read {}: {error}", sending.path),
-                )
-            })?;
+            file.seek(io::SeekFrom::Start(range.start))
+                .await
+                .map_err(|error| {
+                    ApiError::new(
+                        StatusCode::INTERNAL_SERVER_ERROR,
+                        format!("could not read {}: {error}", sending.path),
+                    )
+                })?;
             // A file that grew is cut, so that the length that was announced is true.
-            count(ReaderStream::with_capacity(file.take(length), BUFFER), sending)
+            count(
+                ReaderStream::with_capacity(file.take(length), BUFFER),
+                sending,
+            )
         }
         (BootContent::File(_), None) => Body::empty(),
     };
@@ -96,7 +115,15 @@ struct Sending {
 impl Drop for Sending {
     fn drop(&mut self) {
         let complete = self.sent == self.length;
-        self.state.boot.delivered(self.peer, &self.path, self.sent, complete);
+        self.state
+            .boot
+            .delivered(self.peer, &self.path, self.sent, complete);
+    }
+}
+
+impl Sending {
+    fn count(&mut self, bytes: usize) {
+        self.sent += bytes as u64;
     }
 }
 
@@ -104,7 +131,11 @@ fn count(
     bytes: impl futures::Stream<Item = io::Result<Bytes>> + Send + 'static,
     mut sending: Sending,
 ) -> Body {
-    // `then` would put `sending` behind a future; the closure owns it, and is dropped with the
+    // A method call, so that the closure takes all of `sending` with it, to be dropped with the
     // body.
-    Body::from_stream(bytes.inspect_ok(move |bytes| sending.sent += bytes.len() as u64).boxed())
+    Body::from_stream(
+        bytes
+            .inspect_ok(move |bytes| sending.count(bytes.len()))
+            .boxed(),
+    )
 }

@@ -27,7 +27,11 @@ async fn open_deploy(
     state: &AppState,
     device: DeviceId,
 ) -> Result<(Task, Deploy, ChunkHash), ApiError> {
-    let filter = TaskFilter { device: Some(device), open_only: true, limit: 1 };
+    let filter = TaskFilter {
+        device: Some(device),
+        open_only: true,
+        limit: 1,
+    };
     let task = state.store.tasks(filter).await?.into_iter().next();
     let Some((task, deploy)) = task.and_then(|task| match task.action.clone() {
         TaskAction::Deploy(deploy) => Some((task, deploy)),
@@ -55,13 +59,17 @@ async fn own_chunks(
 }
 
 fn parse_hash(text: &str) -> Result<ChunkHash, ApiError> {
-    text.parse().map_err(|error| ApiError::bad_request(format!("{error}")))
+    text.parse()
+        .map_err(|error| ApiError::bad_request(format!("{error}")))
 }
 
 fn not_its_own(chunk: &str, task: &Task) -> ApiError {
     ApiError::new(
         StatusCode::FORBIDDEN,
-        format!("{chunk} is no part of the image of {}, the open task of this device", task.id),
+        format!(
+            "{chunk} is no part of the image of {}, the open task of this device",
+            task.id
+        ),
     )
 }
 
@@ -76,8 +84,8 @@ pub(super) async fn manifest(
         return Err(not_its_own(&format!("manifest {hash}"), &task));
     }
     let images = state.images.clone();
-    let bytes = tokio::task::spawn_blocking(move || images.manifest(&hash).map(|m| m.encode()))
-        .await??;
+    let bytes =
+        tokio::task::spawn_blocking(move || images.manifest(&hash).map(|m| m.encode())).await??;
     Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
 }
 
@@ -166,7 +174,9 @@ pub(super) async fn damaged(
             deploy.image_name,
             safe_line(&report.detail)
         );
-        let event = NewEvent::new(EventKind::Task, text).device(agent.auth.device).task(task.id);
+        let event = NewEvent::new(EventKind::Task, text)
+            .device(agent.auth.device)
+            .task(task.id);
         state.store.append_event(event, state.now()).await?;
     }
     Ok(StatusCode::NO_CONTENT)

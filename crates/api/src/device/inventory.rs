@@ -15,14 +15,29 @@ const MAX_NICS: usize = 64;
 /// The same inventory, its texts short and printable, its lists bounded, its addresses such as an
 /// interface can have.
 pub(super) fn tidy(mut inventory: Inventory) -> Inventory {
-    let Inventory { uuid: _, serial, vendor, model, cpu, memory: _, disks, nics } = &mut inventory;
+    let Inventory {
+        uuid: _,
+        serial,
+        vendor,
+        model,
+        cpu,
+        memory: _,
+        disks,
+        nics,
+    } = &mut inventory;
     for text in [serial, vendor, model] {
         tidy_option(text);
     }
     tidy_text(&mut cpu.model);
     disks.retain(|disk| !disk.path.is_empty());
     disks.truncate(MAX_DISKS);
-    for Disk { path, model, serial, .. } in disks {
+    for Disk {
+        path,
+        model,
+        serial,
+        ..
+    } in disks
+    {
         tidy_text(path);
         tidy_option(model);
         tidy_option(serial);
@@ -65,7 +80,13 @@ mod tests {
             serial: Some("s\0".repeat(1000)),
             vendor: Some("  ACME \n".into()),
             model: Some("\t".into()),
-            disks: vec![Disk { path: "/dev/sda".into(), ..Disk::default() }; 3000],
+            disks: vec![
+                Disk {
+                    path: "/dev/sda".into(),
+                    ..Disk::default()
+                };
+                3000
+            ],
             nics: vec![nic([0; 6]), nic([0xff; 6]), nic([2, 0, 0, 0, 0, 1])],
             ..Inventory::default()
         });

@@ -8,7 +8,13 @@ const MAX_CHARS: usize = 1000;
 pub(crate) fn safe_line(text: &str) -> String {
     text.chars()
         .take(MAX_CHARS)
-        .map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c })
+        .map(|c| {
+            if c.is_control() {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
         .collect()
 }
 

@@ -43,15 +43,21 @@ impl Manifests {
         }
         let images = images.clone();
         let read = tokio::task::spawn_blocking(move || {
-            let mut hashes: Vec<ChunkHash> =
-                images.manifest(&manifest)?.chunks.iter().map(|chunk| chunk.hash).collect();
+            let mut hashes: Vec<ChunkHash> = images
+                .manifest(&manifest)?
+                .chunks
+                .iter()
+                .map(|chunk| chunk.hash)
+                .collect();
             hashes.sort_unstable();
             hashes.dedup();
             hashes.shrink_to_fit();
             Ok(hashes)
         });
         // A task that panicked or was cut off at shutdown knows nothing of the manifest.
-        let hashes = read.await.unwrap_or(Err(StoreError::NoManifest(manifest)))?;
+        let hashes = read
+            .await
+            .unwrap_or(Err(StoreError::NoManifest(manifest)))?;
         let set = Arc::new(ChunkSet(hashes));
         known.push((manifest, set.clone()));
         let total = |known: &[(ChunkHash, Arc<ChunkSet>)]| -> usize {

@@ -9,6 +9,7 @@ mod log;
 mod manifests;
 
 pub(crate) use damage::note as note_damage;
+pub(crate) use log::safe_line;
 pub(crate) use manifests::Manifests;
 
 use crate::error::ApiError;
@@ -51,6 +52,10 @@ pub(crate) async fn unknown_path(request: Request) -> ApiError {
 pub(crate) async fn wrong_method(request: Request) -> ApiError {
     ApiError::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        format!("{} does not take the method {}", request.uri().path(), request.method()),
+        format!(
+            "{} does not take the method {}",
+            request.uri().path(),
+            request.method()
+        ),
     )
 }

@@ -12,17 +12,37 @@ pub(super) fn run(session: &Session, command: cli::Device) -> Result<()> {
     match command {
         cli::Device::List { tag } => list(session, tag.as_deref()),
         cli::Device::Show { device } => show(session, &device),
-        cli::Device::Set { device, name, add_tags, remove_tags } => {
-            let patch = DevicePatch { name, add_tags, remove_tags, ..DevicePatch::default() };
-            changed(session, session.client.patch(&format!("devices/{}", encode(&device)), &patch)?)
+        cli::Device::Set {
+            device,
+            name,
+            add_tags,
+            remove_tags,
+        } => {
+            let patch = DevicePatch {
+                name,
+                add_tags,
+                remove_tags,
+                ..DevicePatch::default()
+            };
+            changed(
+                session,
+                session
+                    .client
+                    .patch(&format!("devices/{}", encode(&device)), &patch)?,
+            )
         }
         cli::Device::Netboot { device, mode } => {
             let path = format!("devices/{}/netboot", encode(&device));
-            changed(session, session.client.post(&path, &SetNetboot { mode: mode.into() })?)
+            changed(
+                session,
+                session
+                    .client
+                    .post(&path, &SetNetboot { mode: mode.into() })?,
+            )
         }
-        cli::Device::Remove { device } => {
-            session.client.delete(&format!("devices/{}", encode(&device)))
-        }
+        cli::Device::Remove { device } => session
+            .client
+            .delete(&format!("devices/{}", encode(&device))),
     }
 }
 
@@ -30,7 +50,11 @@ fn changed(session: &Session, device: Device) -> Result<()> {
     if session.json {
         return output::json(&device);
     }
-    println!("{}: network boot {}", output::safe(device.label()), netboot(&device));
+    println!(
+        "{}: network boot {}",
+        output::safe(device.label()),
+        netboot(&device)
+    );
     Ok(())
 }
 
@@ -44,12 +68,18 @@ fn list(session: &Session, tag: Option<&str>) -> Result<()> {
     }
     let now = output::now();
     output::table(
-        &["ID", "NAME", "MAC", "MODEL", "ADDRESS", "STATE", "NETBOOT", "SEEN"],
+        &[
+            "ID", "NAME", "MAC", "MODEL", "ADDRESS", "STATE", "NETBOOT", "SEEN",
+        ],
         devices.iter().map(|device| {
             vec![
                 device.id.to_string(),
                 device.name.clone().unwrap_or_default(),
-                device.macs.first().map(ToString::to_string).unwrap_or_default(),
+                device
+                    .macs
+                    .first()
+                    .map(ToString::to_string)
+                    .unwrap_or_default(),
                 model(device),
                 device.address.map(|a| a.to_string()).unwrap_or_default(),
                 presence(device.presence).to_owned(),
@@ -61,8 +91,15 @@ fn list(session: &Session, tag: Option<&str>) -> Result<()> {
 }
 
 fn model(device: &Device) -> String {
-    let Some(inventory) = &device.inventory else { return String::new() };
-    [&inventory.vendor, &inventory.model].into_iter().flatten().cloned().collect::<Vec<_>>().join(" ")
+    let Some(inventory) = &device.inventory else {
+        return String::new();
+    };
+    [&inventory.vendor, &inventory.model]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn presence(presence: Presence) -> &'static str {
@@ -85,8 +122,9 @@ fn netboot(device: &Device) -> &'static str {
 
 fn show(session: &Session, text: &str) -> Result<()> {
     let device: Device = session.client.get(&format!("devices/{}", encode(text)))?;
-    let boots: Vec<BootSession> =
-        session.client.get(&format!("devices/{}/sessions?limit=3", device.id))?;
+    let boots: Vec<BootSession> = session
+        .client
+        .get(&format!("devices/{}/sessions?limit=3", device.id))?;
     if session.json {
         return output::json(&serde_json::json!({ "device": device, "sessions": boots }));
     }
@@ -96,16 +134,36 @@ fn show(session: &Session, text: &str) -> Result<()> {
         ("tags", device.tags.join(", ")),
         ("state", presence(device.presence).to_owned()),
         ("network boot", netboot(&device).to_owned()),
-        ("MAC", device.macs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")),
-        ("UUID", device.uuid.map(|u| u.to_string()).unwrap_or_default()),
-        ("address", device.address.map(|a| a.to_string()).unwrap_or_default()),
-        ("firmware", device.firmware.map(|f| f.to_string()).unwrap_or_default()),
+        (
+            "MAC",
+            device
+                .macs
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+                .join(", "),
+        ),
+        (
+            "UUID",
+            device.uuid.map(|u| u.to_string()).unwrap_or_default(),
+        ),
+        (
+            "address",
+            device.address.map(|a| a.to_string()).unwrap_or_default(),
+        ),
+        (
+            "firmware",
+            device.firmware.map(|f| f.to_string()).unwrap_or_default(),
+        ),
         ("seen", output::ago(device.seen, output::now())),
     ];
     if let Some(inventory) = &device.inventory {
         rows.push(("model", model(&device)));
         rows.push(("serial", inventory.serial.clone().unwrap_or_default()));
-        rows.push(("CPU", format!("{} x {}", inventory.cpu.threads, inventory.cpu.model)));
+        rows.push((
+            "CPU",
+            format!("{} x {}", inventory.cpu.threads, inventory.cpu.model),
+        ));
         rows.push(("memory", output::bytes(inventory.memory)));
         for disk in &inventory.disks {
             rows.push((
@@ -128,11 +186,17 @@ fn show(session: &Session, text: &str) -> Result<()> {
                 (false, _) => "no link".into(),
             };
             let driver = nic.driver.as_deref().unwrap_or("-");
-            rows.push(("NIC", format!("{}  {}  {link}  {driver}", nic.name, nic.mac)));
+            rows.push((
+                "NIC",
+                format!("{}  {}  {link}  {driver}", nic.name, nic.mac),
+            ));
         }
     }
     for boot in &boots {
-        rows.push(("boot", format!("{} at {}: {}", boot.id, boot.started, stages(boot))));
+        rows.push((
+            "boot",
+            format!("{} at {}: {}", boot.id, boot.started, stages(boot)),
+        ));
     }
     for (key, value) in rows {
         println!("{key:>12}  {}", output::safe(value));
@@ -147,8 +211,15 @@ fn stages(boot: &BootSession) -> String {
         .iter()
         .map(|(stage, at)| {
             let word = format!("{stage:?}").to_lowercase();
-            format!("{word} {:.1} s", at.millis_since(boot.started) as f64 / 1000.0)
+            format!(
+                "{word} {:.1} s",
+                at.millis_since(boot.started) as f64 / 1000.0
+            )
         })
         .collect();
-    format!("{} ({})", stages.join(", "), format!("{:?}", boot.outcome).to_lowercase())
+    format!(
+        "{} ({})",
+        stages.join(", "),
+        format!("{:?}", boot.outcome).to_lowercase()
+    )
 }

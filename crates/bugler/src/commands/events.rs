@@ -15,14 +15,19 @@ pub(super) fn run(session: &Session, args: &cli::Events) -> Result<()> {
     };
     let device = device.map(|device| device.id);
     let filter = device.map(|id| format!("&device={id}")).unwrap_or_default();
-    let events: Vec<Event> =
-        session.client.get(&format!("events?limit={}{filter}", args.limit))?;
+    let events: Vec<Event> = session
+        .client
+        .get(&format!("events?limit={}{filter}", args.limit))?;
     let mut last = None;
     for event in &events {
         print(session, event)?;
         last = Some(event.id);
     }
-    if args.follow { follow(session, device, last) } else { Ok(()) }
+    if args.follow {
+        follow(session, device, last)
+    } else {
+        Ok(())
+    }
 }
 
 /// Prints events as they come; where the server goes away, waits for it and goes on from the last
@@ -33,7 +38,9 @@ fn follow(session: &Session, device: Option<DeviceId>, mut last: Option<EventId>
         let mut response = session.client.stream(&format!("events/stream{after}"))?;
         for line in BufReader::new(response.body_mut().as_reader()).lines() {
             let Ok(line) = line else { break };
-            let Some(data) = line.strip_prefix("data:") else { continue };
+            let Some(data) = line.strip_prefix("data:") else {
+                continue;
+            };
             let event: Event = serde_json::from_str(data.trim())
                 .context("the server sent an event that this version does not understand")?;
             if device.is_none() || event.device == device {
@@ -55,7 +62,12 @@ fn print(session: &Session, event: &Event) -> Result<()> {
         writeln!(out)?;
     } else {
         let about = event.device.map(|id| id.to_string()).unwrap_or_default();
-        writeln!(out, "{}  {about:<5} {}", event.at, output::safe(&event.text))?;
+        writeln!(
+            out,
+            "{}  {about:<5} {}",
+            event.at,
+            output::safe(&event.text)
+        )?;
     }
     Ok(())
 }

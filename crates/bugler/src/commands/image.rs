@@ -22,22 +22,32 @@ pub(super) fn run(session: &Session, command: cli::Image) -> Result<()> {
             }
             table(&images)
         }
-        cli::Image::Show { image } => {
-            shown(session, session.client.get(&format!("images/{}", encode(&image)))?)
-        }
-        cli::Image::Export { image, file, format } => export(session, &image, &file, format),
+        cli::Image::Show { image } => shown(
+            session,
+            session.client.get(&format!("images/{}", encode(&image)))?,
+        ),
+        cli::Image::Export {
+            image,
+            file,
+            format,
+        } => export(session, &image, &file, format),
         cli::Image::Remove { image } => {
             session.client.delete(&format!("images/{}", encode(&image)))
         }
         cli::Image::Verify { image } => verify(session, &image),
         cli::Image::Gc { dry_run } => {
-            let collected: Collected =
-                session.client.post("images/gc", &CollectGarbage { dry_run })?;
+            let collected: Collected = session
+                .client
+                .post("images/gc", &CollectGarbage { dry_run })?;
             if session.json {
                 return output::json(&collected);
             }
             let verb = if dry_run { "would remove" } else { "removed" };
-            println!("{verb} {} chunks, {}", collected.chunks, output::bytes(collected.bytes));
+            println!(
+                "{verb} {} chunks, {}",
+                collected.chunks,
+                output::bytes(collected.bytes)
+            );
             Ok(())
         }
     }
@@ -65,7 +75,11 @@ fn table(images: &[Image]) -> Result<()> {
 }
 
 fn shown(session: &Session, image: Image) -> Result<()> {
-    if session.json { output::json(&image) } else { table(&[image]) }
+    if session.json {
+        output::json(&image)
+    } else {
+        table(&[image])
+    }
 }
 
 fn add(session: &Session, name: &ImageName, path: &Path) -> Result<()> {
@@ -85,16 +99,24 @@ fn add(session: &Session, name: &ImageName, path: &Path) -> Result<()> {
     let (mut input, length): (Box<dyn Read>, Option<u64>) = if stdin {
         (Box::new(std::io::stdin().lock()), None)
     } else {
-        let file = File::open(path).with_context(|| format!("could not open {}", path.display()))?;
-        let meta = file.metadata().with_context(|| format!("could not look at {}", path.display()))?;
+        let file =
+            File::open(path).with_context(|| format!("could not open {}", path.display()))?;
+        let meta = file
+            .metadata()
+            .with_context(|| format!("could not look at {}", path.display()))?;
         if meta.is_dir() {
             bail!("{} is a folder, not a disk image", path.display());
         }
         (Box::new(file), meta.is_file().then_some(meta.len()))
     };
-    let bar = bar(length, "{wide_bar} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left");
+    let bar = bar(
+        length,
+        "{wide_bar} {bytes} of {total_bytes}  {bytes_per_sec}  {eta} left",
+    );
     let mut counted = bar.wrap_read(&mut input);
-    let result = session.client.put_stream(&format!("images/{name}"), length, &mut counted);
+    let result = session
+        .client
+        .put_stream(&format!("images/{name}"), length, &mut counted);
     bar.finish_and_clear();
     shown(session, result?)
 }
@@ -104,8 +126,9 @@ fn bar(length: Option<u64>, template: &str) -> ProgressBar {
         return ProgressBar::hidden();
     }
     match length {
-        Some(length) => ProgressBar::new(length)
-            .with_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())),
+        Some(length) => ProgressBar::new(length).with_style(
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()),
+        ),
         None => ProgressBar::new_spinner(),
     }
 }
@@ -119,11 +142,21 @@ fn export(session: &Session, image: &str, path: &Path, format: cli::ExportFormat
         std::io::copy(&mut body, &mut std::io::stdout().lock())?;
         return Ok(());
     }
-    let mut file = File::create_new(path)
-        .with_context(|| format!("could not create {} (a file that exists is not overwritten)", path.display()))?;
-    let bar = bar(length, "{wide_bar} {bytes} of {total_bytes}  {bytes_per_sec}");
-    let result = std::io::copy(&mut bar.wrap_read(&mut body), &mut file)
-        .and_then(|written| file.flush().and_then(|()| file.sync_all()).map(|()| written));
+    let mut file = File::create_new(path).with_context(|| {
+        format!(
+            "could not create {} (a file that exists is not overwritten)",
+            path.display()
+        )
+    })?;
+    let bar = bar(
+        length,
+        "{wide_bar} {bytes} of {total_bytes}  {bytes_per_sec}",
+    );
+    let result = std::io::copy(&mut bar.wrap_read(&mut body), &mut file).and_then(|written| {
+        file.flush()
+            .and_then(|()| file.sync_all())
+            .map(|()| written)
+    });
     bar.finish_and_clear();
     match result {
         Ok(written) if length.is_none_or(|length| length == written) => Ok(()),
@@ -138,7 +171,10 @@ fn export(session: &Session, image: &str, path: &Path, format: cli::ExportFormat
                     path.display()
                 ),
                 Err(error) => Err(error).with_context(|| {
-                    format!("could not write {image} to {}, which was removed", path.display())
+                    format!(
+                        "could not write {image} to {}, which was removed",
+                        path.display()
+                    )
                 }),
             }
         }
@@ -146,13 +182,20 @@ fn export(session: &Session, image: &str, path: &Path, format: cli::ExportFormat
 }
 
 fn verify(session: &Session, image: &str) -> Result<()> {
-    let verified: Verified =
-        session.client.post(&format!("images/{}/verify", encode(image)), &serde_json::json!({}))?;
+    let verified: Verified = session.client.post(
+        &format!("images/{}/verify", encode(image)),
+        &serde_json::json!({}),
+    )?;
     if session.json {
         output::json(&verified)?;
     } else {
         for damage in &verified.damaged {
-            println!("chunk {} at byte {}: {}", damage.hash, damage.offset, output::safe(&damage.detail));
+            println!(
+                "chunk {} at byte {}: {}",
+                damage.hash,
+                damage.offset,
+                output::safe(&damage.detail)
+            );
         }
     }
     if verified.damaged.is_empty() {

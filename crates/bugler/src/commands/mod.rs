@@ -22,7 +22,10 @@ pub(crate) struct Session {
 
 /// Runs a command.
 pub(crate) fn run(cli: Cli) -> Result<()> {
-    let session = Session { client: Client::new(&cli.server), json: cli.json };
+    let session = Session {
+        client: Client::new(&cli.server),
+        json: cli.json,
+    };
     match cli.command {
         Command::Serve(args) => serve::run(*args),
         Command::Device(command) => device::run(&session, command),
@@ -49,7 +52,10 @@ fn status(session: &Session) -> Result<()> {
         return output::json(&status);
     }
     println!("bugler {}, up for {} s", status.version, status.uptime_s);
-    println!("boot environment: {}", status.bootenv.as_deref().unwrap_or("none yet"));
+    println!(
+        "boot environment: {}",
+        status.bootenv.as_deref().unwrap_or("none yet")
+    );
     for line in status.services {
         println!("{}", output::safe(line));
     }

@@ -15,7 +15,11 @@ pub(super) fn deploy(session: &Session, args: cli::Deploy) -> Result<()> {
     let order = Order::Deploy {
         image: args.image,
         disk: args.disk.map_or(DiskRule::Auto, DiskRule::Named),
-        verify: if args.no_verify { VerifyMode::WriteOnly } else { VerifyMode::ReadBack },
+        verify: if args.no_verify {
+            VerifyMode::WriteOnly
+        } else {
+            VerifyMode::ReadBack
+        },
     };
     create(session, order, args.targets)
 }
@@ -33,8 +37,14 @@ fn create(session: &Session, action: Order, targets: cli::Targets) -> Result<()>
     if devices.is_empty() && tag.is_none() {
         bail!("name at least one device, or a --tag");
     }
-    let created: CreatedTasks =
-        session.client.post("tasks", &NewTasks { action, devices, tag })?;
+    let created: CreatedTasks = session.client.post(
+        "tasks",
+        &NewTasks {
+            action,
+            devices,
+            tag,
+        },
+    )?;
     if wait {
         return wait_for(session, created.tasks.iter().map(|task| task.id).collect());
     }
@@ -52,12 +62,20 @@ pub(super) fn run(session: &Session, command: cli::Task) -> Result<()> {
         }
         cli::Task::Show { task } => {
             let task: Task = session.client.get(&format!("tasks/{}", encode(&task)))?;
-            if session.json { output::json(&task) } else { listed(session, &[task]) }
+            if session.json {
+                output::json(&task)
+            } else {
+                listed(session, &[task])
+            }
         }
         cli::Task::Cancel { task } => {
             let path = format!("tasks/{}/cancel", encode(&task));
             let task: Task = session.client.post(&path, &serde_json::json!({}))?;
-            if session.json { output::json(&task) } else { listed(session, &[task]) }
+            if session.json {
+                output::json(&task)
+            } else {
+                listed(session, &[task])
+            }
         }
         cli::Task::Wait { tasks } => {
             let ids: Result<Vec<TaskId>, _> = tasks.iter().map(|text| text.parse()).collect();
@@ -68,7 +86,10 @@ pub(super) fn run(session: &Session, command: cli::Task) -> Result<()> {
 
 fn labels(session: &Session) -> Result<HashMap<bugler_model::DeviceId, String>> {
     let devices: Vec<Device> = session.client.get("devices")?;
-    Ok(devices.into_iter().map(|device| (device.id, device.label())).collect())
+    Ok(devices
+        .into_iter()
+        .map(|device| (device.id, device.label()))
+        .collect())
 }
 
 fn listed(session: &Session, tasks: &[Task]) -> Result<()> {
@@ -82,7 +103,10 @@ fn listed(session: &Session, tasks: &[Task]) -> Result<()> {
         tasks.iter().map(|task| {
             vec![
                 task.id.to_string(),
-                labels.get(&task.device).cloned().unwrap_or_else(|| task.device.to_string()),
+                labels
+                    .get(&task.device)
+                    .cloned()
+                    .unwrap_or_else(|| task.device.to_string()),
                 output::action(&task.action),
                 task.state.to_string(),
                 output::progress(task),
@@ -108,7 +132,12 @@ impl Watched {
         self.bar.set_position(task.progress.done);
         self.bar.set_message(output::safe(&text));
         if lines && previous.is_none_or(|p| p.state != task.state) {
-            eprintln!("{} {}: {}", task.id, output::safe(&self.label), output::safe(text));
+            eprintln!(
+                "{} {}: {}",
+                task.id,
+                output::safe(&self.label),
+                output::safe(text)
+            );
         }
         if !task.state.is_open() {
             self.bar.abandon();
@@ -125,8 +154,15 @@ fn wait_for(session: &Session, ids: Vec<TaskId>) -> Result<()> {
     let mut watched = Vec::new();
     for id in ids {
         let task: Task = session.client.get(&format!("tasks/{id}"))?;
-        let label = labels.get(&task.device).cloned().unwrap_or_else(|| task.device.to_string());
-        let bar = if terminal { bars.add(ProgressBar::new(1)) } else { ProgressBar::hidden() };
+        let label = labels
+            .get(&task.device)
+            .cloned()
+            .unwrap_or_else(|| task.device.to_string());
+        let bar = if terminal {
+            bars.add(ProgressBar::new(1))
+        } else {
+            ProgressBar::hidden()
+        };
         bar.set_style(style.clone());
         bar.set_prefix(output::safe(&label));
         let entry = Watched { task, label, bar };
@@ -136,14 +172,20 @@ fn wait_for(session: &Session, ids: Vec<TaskId>) -> Result<()> {
     // One long poll at a time: with many tasks, those that are not asked now are asked next.
     while let Some(next) = (0..watched.len()).find(|&i| watched[i].task.state.is_open()) {
         let single = watched.iter().filter(|w| w.task.state.is_open()).count() == 1;
-        for (i, entry) in watched.iter_mut().enumerate().filter(|(_, w)| w.task.state.is_open()) {
+        for (i, entry) in watched
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, w)| w.task.state.is_open())
+        {
             // Wait at the server for the first open one only, so that none waits for another.
             let wait = match (i == next, single) {
                 (true, true) => 30,
                 (true, false) => 1,
                 (false, _) => 0,
             };
-            let task: Task = session.client.get(&format!("tasks/{}?wait={wait}", entry.task.id))?;
+            let task: Task = session
+                .client
+                .get(&format!("tasks/{}?wait={wait}", entry.task.id))?;
             let previous = std::mem::replace(&mut entry.task, task);
             entry.show(Some(&previous), !terminal);
         }
@@ -160,5 +202,9 @@ fn wait_for(session: &Session, ids: Vec<TaskId>) -> Result<()> {
             format!("{} on {} is {}: {why}", w.task.id, w.label, w.task.state)
         })
         .collect();
-    if failed.is_empty() { Ok(()) } else { Err(ClientError::TaskFailed(failed.join("\n")).into()) }
+    if failed.is_empty() {
+        Ok(())
+    } else {
+        Err(ClientError::TaskFailed(failed.join("\n")).into())
+    }
 }

@@ -45,7 +45,11 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
         seen: time(row, "seen")?,
         open_tasks: row.get("open_tasks")?,
     };
-    Ok(Record { device, had_agent: row.get("had_agent")?, kept: row.get("kept")? })
+    Ok(Record {
+        device,
+        had_agent: row.get("had_agent")?,
+        kept: row.get("kept")?,
+    })
 }
 
 fn macs(sql: &Connection, id: DeviceId) -> Result<Vec<MacAddr>, Fault> {
@@ -74,7 +78,9 @@ pub(super) fn owner_of_mac(sql: &Connection, mac: MacAddr) -> Result<Option<Devi
 
 pub(super) fn owner_of_uuid(sql: &Connection, uuid: Uuid) -> Result<Option<DeviceId>, Fault> {
     let text = "SELECT id FROM devices WHERE uuid = ?1";
-    first(sql, text, [uuid.to_string()], |row| id(row, "id").map(DeviceId))
+    first(sql, text, [uuid.to_string()], |row| {
+        id(row, "id").map(DeviceId)
+    })
 }
 
 impl Tx<'_> {
@@ -92,7 +98,9 @@ impl Tx<'_> {
         let text = "SELECT name FROM devices WHERE id = ?1";
         let name: Option<Option<String>> =
             first(self.sql, text, [key(id.0)], |row| row.get("name"))?;
-        Ok(name.ok_or_else(|| no_device(id))?.unwrap_or_else(|| id.to_string()))
+        Ok(name
+            .ok_or_else(|| no_device(id))?
+            .unwrap_or_else(|| id.to_string()))
     }
 
     /// Writes a device, all but its MAC addresses.
@@ -195,7 +203,9 @@ pub(super) fn absorb(
     // iPXE that the firmware has loaded belongs to the boot that the firmware began.
     let chained = firmware.is_ipxe()
         && device.presence == Presence::Booting
-        && device.firmware.is_some_and(|f| !f.is_ipxe() && f.is_uefi() == firmware.is_uefi());
+        && device
+            .firmware
+            .is_some_and(|f| !f.is_ipxe() && f.is_uefi() == firmware.is_uefi());
     if !chained {
         device.firmware = Some(firmware);
         device.arch = seen.arch.or(device.arch);
@@ -204,11 +214,7 @@ pub(super) fn absorb(
 }
 
 /// See [`crate::Store::observe`].
-pub(super) fn observe(
-    tx: &mut Tx<'_>,
-    seen: &Sighting,
-    now: Timestamp,
-) -> Result<Observed, Fault> {
+pub(super) fn observe(tx: &mut Tx<'_>, seen: &Sighting, now: Timestamp) -> Result<Observed, Fault> {
     if !seen.mac.is_unicast() {
         return Err(Fault::Conflict(format!(
             "{} is no machine's own address: nothing is kept of what came from it",
@@ -218,7 +224,9 @@ pub(super) fn observe(
     let uuid = identity(seen.uuid);
     let by_mac = owner_of_mac(tx.sql, seen.mac)?;
     let by_uuid = uuid.map_or(Ok(None), |uuid| owner_of_uuid(tx.sql, uuid))?;
-    let Some(id) = by_mac.or(by_uuid) else { return discover(tx, seen, uuid, now) };
+    let Some(id) = by_mac.or(by_uuid) else {
+        return discover(tx, seen, uuid, now);
+    };
     let mut record = tx.record(id)?;
     let before = record.device.macs.clone();
     let free = uuid.filter(|_| by_uuid.is_none());
@@ -235,13 +243,23 @@ pub(super) fn observe(
         let text = format!("{label} was seen with another interface, {}", seen.mac);
         tx.keep(NewEvent::new(EventKind::Device, text).device(id), now)?;
     }
-    Ok(Observed { device: tx.refresh(id)?, new: false })
+    Ok(Observed {
+        device: tx.refresh(id)?,
+        new: false,
+    })
 }
 
 fn as_what(seen: &Sighting) -> String {
     let firmware = seen.firmware.map(|firmware| firmware.to_string());
-    let parts: Vec<String> = firmware.into_iter().chain(seen.arch.map(|a| word(&a))).collect();
-    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
+    let parts: Vec<String> = firmware
+        .into_iter()
+        .chain(seen.arch.map(|a| word(&a)))
+        .collect();
+    if parts.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", parts.join(", "))
+    }
 }
 
 /// Makes a device of a client that nobody knows.
@@ -267,10 +285,17 @@ fn discover(
     )?;
     let id = DeviceId(tx.sql.last_insert_rowid().unsigned_abs());
     tx.save_macs(id, &[seen.mac])?;
-    let text = format!("{id} was seen for the first time: {}{}", seen.mac, as_what(seen));
+    let text = format!(
+        "{id} was seen for the first time: {}{}",
+        seen.mac,
+        as_what(seen)
+    );
     tx.keep(NewEvent::new(EventKind::Device, text).device(id), now)?;
     forget_strangers(tx, id, now)?;
-    Ok(Observed { device: tx.refresh(id)?, new: true })
+    Ok(Observed {
+        device: tx.refresh(id)?,
+        new: true,
+    })
 }
 
 /// Forgets the devices unheard of for longest, where there are too many of which only packets were

@@ -18,13 +18,32 @@ const PRUNE: u64 = 256;
 
 /// The text as it may be shown: one line, not too long. It may come from a machine on the network.
 pub(super) fn one_line(text: &str) -> String {
-    text.chars().take(TEXT).map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars()
+        .take(TEXT)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect()
 }
 
 /// The event, numbered and with its text cut.
 pub(super) fn event(id: EventId, new: NewEvent, at: Timestamp) -> Event {
-    let NewEvent { kind, device, session, task, image, text } = new;
-    Event { id, at, kind, device, session, task, image, text: one_line(&text) }
+    let NewEvent {
+        kind,
+        device,
+        session,
+        task,
+        image,
+        text,
+    } = new;
+    Event {
+        id,
+        at,
+        kind,
+        device,
+        session,
+        task,
+        image,
+        text: one_line(&text),
+    }
 }
 
 impl Tx<'_> {
@@ -86,8 +105,16 @@ pub(super) fn append(tx: &mut Tx<'_>, new: NewEvent, now: Timestamp) -> Result<E
 /// See [`crate::Store::events`].
 pub(super) fn filtered(sql: &Connection, filter: &EventFilter) -> Result<Vec<Event>, Fault> {
     let columns = "id, at, kind, device, session, task, image, text";
-    let order = if filter.after.is_some() { "ASC" } else { "DESC" };
-    let device = if filter.device.is_some() { "device = :device" } else { ":device IS NULL" };
+    let order = if filter.after.is_some() {
+        "ASC"
+    } else {
+        "DESC"
+    };
+    let device = if filter.device.is_some() {
+        "device = :device"
+    } else {
+        ":device IS NULL"
+    };
     let mut events = list(
         sql,
         &format!(

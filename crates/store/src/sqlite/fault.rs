@@ -42,11 +42,17 @@ pub(super) struct DatabaseFault {
 
 impl DatabaseFault {
     pub(super) fn new(path: &Arc<Path>, error: impl Into<Arc<rusqlite::Error>>) -> Self {
-        Self { path: path.clone(), error: error.into() }
+        Self {
+            path: path.clone(),
+            error: error.into(),
+        }
     }
 
     pub(super) fn during(self, operation: &'static str) -> StoreError {
-        StoreError::Database { operation, source: Box::new(self) }
+        StoreError::Database {
+            operation,
+            source: Box::new(self),
+        }
     }
 
     fn advice(&self) -> &'static str {

@@ -3,9 +3,7 @@
 use super::fault::Fault;
 use super::rows::{Text, Unsigned, Word, execute, first, id, key, list, time};
 use super::writer::Tx;
-use bugler_model::{
-    EventKind, Image, ImageId, ImageState, NewEvent, NewImage, TaskId, Timestamp,
-};
+use bugler_model::{EventKind, Image, ImageId, ImageState, NewEvent, NewImage, TaskId, Timestamp};
 use rusqlite::{Connection, Row, named_params};
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Image> {
@@ -126,11 +124,18 @@ pub(super) fn set_state(
     if image.state == state {
         return Ok(());
     }
-    execute(tx.sql, "UPDATE images SET state = ?2 WHERE id = ?1", (key(id.0), Word(state)))?;
+    execute(
+        tx.sql,
+        "UPDATE images SET state = ?2 WHERE id = ?1",
+        (key(id.0), Word(state)),
+    )?;
     let text = match state {
         ImageState::Good => format!("image {} ({id}) is whole", image.name),
         ImageState::Damaged => {
-            format!("image {} ({id}) is damaged: it is not deployed any more", image.name)
+            format!(
+                "image {} ({id}) is damaged: it is not deployed any more",
+                image.name
+            )
         }
     };
     tx.keep(image_event(&image, text), now)?;

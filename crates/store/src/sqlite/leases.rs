@@ -71,7 +71,13 @@ pub(super) fn commit(tx: &mut Tx<'_>, leases: &[Lease], now: Timestamp) -> Resul
 }
 
 fn sentence(lease: &Lease) -> String {
-    let Lease { address, mac, hostname, state, .. } = lease;
+    let Lease {
+        address,
+        mac,
+        hostname,
+        state,
+        ..
+    } = lease;
     let who = match hostname {
         Some(name) => format!("{mac} ({name})"),
         None => mac.to_string(),

@@ -91,7 +91,10 @@ impl Memory {
     /// The device with this MAC address, else the one with this UUID.
     pub(super) fn client(&self, mac: MacAddr, uuid: Option<Uuid>) -> Option<Arc<Device>> {
         let state = self.read();
-        let id = state.by_mac.get(&mac).or_else(|| state.by_uuid.get(&uuid?))?;
+        let id = state
+            .by_mac
+            .get(&mac)
+            .or_else(|| state.by_uuid.get(&uuid?))?;
         state.devices.get(id).cloned()
     }
 
@@ -125,9 +128,14 @@ impl Memory {
     pub(super) fn touch(&self, id: DeviceId, address: Option<Ipv4Addr>, now: Timestamp) -> bool {
         let mut guard = self.write();
         let state = &mut *guard;
-        let Some(device) = state.devices.get_mut(&id) else { return false };
+        let Some(device) = state.devices.get_mut(&id) else {
+            return false;
+        };
         let idle = state.touches.is_empty();
-        let touch = state.touches.entry(id).or_insert(Touch { seen: now, address });
+        let touch = state
+            .touches
+            .entry(id)
+            .or_insert(Touch { seen: now, address });
         touch.seen = touch.seen.max(now);
         touch.address = address.or(touch.address);
         let touch = *touch;
@@ -146,7 +154,9 @@ impl Memory {
     ) -> Progressed {
         let mut guard = self.write();
         let known = &mut *guard;
-        let Some(task) = known.open_tasks.get_mut(&id) else { return Progressed::No };
+        let Some(task) = known.open_tasks.get_mut(&id) else {
+            return Progressed::No;
+        };
         if task.device != device || task.state != state {
             return Progressed::No;
         }
@@ -161,7 +171,11 @@ impl Memory {
     pub(super) fn pending(&self) -> Pending {
         let state = self.read();
         Pending {
-            touches: state.touches.iter().map(|(id, touch)| (*id, *touch)).collect(),
+            touches: state
+                .touches
+                .iter()
+                .map(|(id, touch)| (*id, *touch))
+                .collect(),
             tasks: state
                 .progressed
                 .iter()
@@ -290,7 +304,9 @@ impl State {
     /// Takes a device out of the indexes, as far as they still name it: what it had may be another
     /// device's by now.
     fn unindex(&mut self, id: DeviceId) {
-        let Some(old) = self.devices.get(&id) else { return };
+        let Some(old) = self.devices.get(&id) else {
+            return;
+        };
         for mac in &old.macs {
             if self.by_mac.get(mac) == Some(&id) {
                 self.by_mac.remove(mac);

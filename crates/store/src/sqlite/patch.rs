@@ -80,9 +80,9 @@ fn new_name(tx: &Tx<'_>, device: DeviceId, name: &str) -> Result<Option<String>,
         )));
     }
     let text = "SELECT id FROM devices WHERE name = ?1 AND id <> ?2";
-    if let Some(other) =
-        first(tx.sql, text, (name, key(device.0)), |row| id(row, "id").map(DeviceId))?
-    {
+    if let Some(other) = first(tx.sql, text, (name, key(device.0)), |row| {
+        id(row, "id").map(DeviceId)
+    })? {
         return Err(Fault::Conflict(format!(
             "{other} is called {name:?} already: choose another name, or rename {other} first"
         )));

@@ -22,7 +22,11 @@ pub(super) struct Readers {
 
 impl Readers {
     pub(super) fn new(path: Arc<Path>) -> Self {
-        Self { path, idle: Mutex::default(), room: Arc::new(Semaphore::new(READERS)) }
+        Self {
+            path,
+            idle: Mutex::default(),
+            room: Arc::new(Semaphore::new(READERS)),
+        }
     }
 
     /// Runs a query. What was committed before it began is in its answer.
@@ -31,7 +35,12 @@ impl Readers {
         operation: &'static str,
         query: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let permit = self.room.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let permit = self
+            .room
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| StoreError::Closed)?;
         let readers = self.clone();
         let task = tokio::task::spawn_blocking(move || {
             let idle = readers.idle().pop();

@@ -24,8 +24,14 @@ pub(super) fn register(
     registration: &Registration,
     now: Timestamp,
 ) -> Result<Arc<Device>, Fault> {
-    let Registration { device: asked, session, boot_mac, address, inventory, agent_token } =
-        registration;
+    let Registration {
+        device: asked,
+        session,
+        boot_mac,
+        address,
+        inventory,
+        agent_token,
+    } = registration;
     let asked = tx.record(*asked)?;
     let mut boot = tx.session(*session)?;
     if boot.device != asked.device.id {
@@ -55,7 +61,11 @@ pub(super) fn register(
     others.remove(&id);
 
     // First: there is room for one open session a device.
-    if boot.stages.iter().all(|(stage, _)| *stage != Stage::Registered) {
+    if boot
+        .stages
+        .iter()
+        .all(|(stage, _)| *stage != Stage::Registered)
+    {
         boot.stages.push((Stage::Registered, now));
     }
     if boot.outcome == Outcome::Open {
@@ -98,12 +108,21 @@ pub(super) fn register(
     machine.device.presence = Presence::Agent;
     machine.device.seen = machine.device.seen.max(now);
     tx.save(&machine)?;
-    let text = format!("{} registered: {}", machine.device.label(), summary(inventory));
+    let text = format!(
+        "{} registered: {}",
+        machine.device.label(),
+        summary(inventory)
+    );
     let mut event = NewEvent::new(EventKind::Device, text).device(id);
     event.session = Some(boot.id);
     tx.keep(event, now)?;
     if machine.device.netboot == Netboot::Once {
-        tx.set_netboot(id, Netboot::Off, ": it has booted from the network this once", now)?;
+        tx.set_netboot(
+            id,
+            Netboot::Off,
+            ": it has booted from the network this once",
+            now,
+        )?;
     }
 
     execute(
@@ -112,7 +131,13 @@ pub(super) fn register(
          ON CONFLICT (device) DO UPDATE SET hash = excluded.hash, session = excluded.session",
         (key(id.0), agent_token.0, key(boot.id.0)),
     )?;
-    tx.effect(Effect::AgentToken(*agent_token, AgentAuth { device: id, session: boot.id }));
+    tx.effect(Effect::AgentToken(
+        *agent_token,
+        AgentAuth {
+            device: id,
+            session: boot.id,
+        },
+    ));
     tx.prune_sessions(id)?;
     tx.refresh_session(id)?;
     tx.refresh(id)
@@ -121,13 +146,19 @@ pub(super) fn register(
 /// The addresses that an agent found, the one it booted from first.
 fn found_macs(boot_mac: MacAddr, inventory: &Inventory) -> Vec<MacAddr> {
     let nics = inventory.nics.iter().map(|nic| nic.mac);
-    std::iter::once(boot_mac).chain(nics).filter(MacAddr::is_unicast).collect()
+    std::iter::once(boot_mac)
+        .chain(nics)
+        .filter(MacAddr::is_unicast)
+        .collect()
 }
 
 /// Each address once, in the order of their first.
 fn first_of_each(macs: Vec<MacAddr>, most: usize) -> Vec<MacAddr> {
     let mut seen = BTreeSet::new();
-    macs.into_iter().filter(|mac| seen.insert(*mac)).take(most).collect()
+    macs.into_iter()
+        .filter(|mac| seen.insert(*mac))
+        .take(most)
+        .collect()
 }
 
 /// Takes addresses from a device that has had an agent of its own: an interface moved.
@@ -141,12 +172,7 @@ fn rob(tx: &mut Tx<'_>, from: &Record, found: &[MacAddr]) -> Result<(), Fault> {
 }
 
 /// Makes `from`, of which nothing but another interface was ever seen, a part of `into`.
-fn merge(
-    tx: &mut Tx<'_>,
-    from: Record,
-    into: &mut Record,
-    now: Timestamp,
-) -> Result<(), Fault> {
+fn merge(tx: &mut Tx<'_>, from: Record, into: &mut Record, now: Timestamp) -> Result<(), Fault> {
     let (old, new) = (from.device.id, into.device.id);
     tx.supersede(old)?;
     for text in [
@@ -176,7 +202,10 @@ fn merge(
     for task in super::tasks::open_of(tx, new)? {
         tx.effect(Effect::Task(task));
     }
-    let text = format!("{was} was another interface of {}: the two are one now", new);
+    let text = format!(
+        "{was} was another interface of {}: the two are one now",
+        new
+    );
     tx.keep(NewEvent::new(EventKind::Device, text).device(new), now)?;
     Ok(())
 }

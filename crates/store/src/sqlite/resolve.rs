@@ -39,7 +39,12 @@ struct Whole<'a> {
 
 impl<'a> Whole<'a> {
     fn of(text: &'a str) -> Self {
-        Self { name: text, id: text.parse().ok(), mac: text.parse().ok(), uuid: text.parse().ok() }
+        Self {
+            name: text,
+            id: text.parse().ok(),
+            mac: text.parse().ok(),
+            uuid: text.parse().ok(),
+        }
     }
 
     fn is(&self, device: &Device) -> bool {
@@ -59,21 +64,34 @@ struct Start<'a> {
 
 impl<'a> Start<'a> {
     fn of(text: &'a str) -> Self {
-        let hex: String =
-            text.chars().filter(|c| !matches!(c, ':' | '-')).collect::<String>().to_lowercase();
+        let hex: String = text
+            .chars()
+            .filter(|c| !matches!(c, ':' | '-'))
+            .collect::<String>()
+            .to_lowercase();
         // `d1234` is an id, never a start: tomorrow's d1 must not be today's d12, nor a machine
         // whose address happens to begin so.
         let good = hex.len() >= SHORTEST_HEX
             && hex.bytes().all(|b| b.is_ascii_hexdigit())
             && text.parse::<DeviceId>().is_err();
-        Self { name: text, hex: good.then_some(hex) }
+        Self {
+            name: text,
+            hex: good.then_some(hex),
+        }
     }
 
     fn is(&self, device: &Device) -> bool {
         let hex = self.hex.as_deref();
-        (!self.name.is_empty() && device.name.as_ref().is_some_and(|n| n.starts_with(self.name)))
+        (!self.name.is_empty()
+            && device
+                .name
+                .as_ref()
+                .is_some_and(|n| n.starts_with(self.name)))
             || hex.is_some_and(|hex| {
-                let macs = device.macs.iter().map(|mac| mac.to_string().replace(':', ""));
+                let macs = device
+                    .macs
+                    .iter()
+                    .map(|mac| mac.to_string().replace(':', ""));
                 let uuid = device.uuid.map(|uuid| uuid.simple().to_string());
                 macs.chain(uuid).any(|own| own.starts_with(hex))
             })

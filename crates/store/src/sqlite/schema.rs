@@ -49,7 +49,11 @@ enum OpenFault {
         "{}: it has schema version {found}, and this server knows versions up to {known}: run the \
          newer server that wrote it, or restore a copy from before the upgrade", path.display()
     )]
-    Newer { path: PathBuf, found: usize, known: usize },
+    Newer {
+        path: PathBuf,
+        found: usize,
+        known: usize,
+    },
     #[error(
         "{}: its disk does not allow SQLite's write-ahead log (a network file system?): move the \
          state folder to a local disk", path.display()
@@ -69,7 +73,10 @@ enum OpenFault {
 
 impl From<OpenFault> for StoreError {
     fn from(fault: OpenFault) -> Self {
-        Self::Database { operation: OPEN, source: Box::new(fault) }
+        Self::Database {
+            operation: OPEN,
+            source: Box::new(fault),
+        }
     }
 }
 
@@ -77,7 +84,10 @@ impl From<OpenFault> for StoreError {
 /// as long as it is open.
 pub(super) fn open(path: &Arc<Path>) -> Result<(Connection, File), StoreError> {
     let lock = lock(path)?;
-    let access = |source| OpenFault::Access { path: path.to_path_buf(), source };
+    let access = |source| OpenFault::Access {
+        path: path.to_path_buf(),
+        source,
+    };
     let fresh = !path.exists();
     // Made here, not by SQLite: this gives the error that says why, and keeps others from reading.
     OpenOptions::new()
@@ -91,8 +101,14 @@ pub(super) fn open(path: &Arc<Path>) -> Result<(Connection, File), StoreError> {
     let sql = connect(path, MIGRATIONS)?;
     if fresh && let Some(folder) = path.parent() {
         // The name of a new file is durable only once its folder is.
-        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(access)?;
+        let folder = if folder.as_os_str().is_empty() {
+            Path::new(".")
+        } else {
+            folder
+        };
+        File::open(folder)
+            .and_then(|folder| folder.sync_all())
+            .map_err(access)?;
     }
     Ok((sql, lock))
 }
@@ -107,7 +123,10 @@ fn connect(path: &Arc<Path>, migrations: &[&str]) -> Result<Connection, StoreErr
         .pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))
         .map_err(fault)?;
     if log != "wal" {
-        return Err(OpenFault::NoLog { path: path.to_path_buf() }.into());
+        return Err(OpenFault::NoLog {
+            path: path.to_path_buf(),
+        }
+        .into());
     }
     let settings = || -> rusqlite::Result<()> {
         // FULL: a commit that was acknowledged has been flushed to the disk.
@@ -120,7 +139,8 @@ fn connect(path: &Arc<Path>, migrations: &[&str]) -> Result<Connection, StoreErr
     settings().map_err(fault)?;
     migrate(&mut sql, path, migrations)?;
     // Off while migrating: steps may rebuild tables that others refer to.
-    sql.pragma_update(None, "foreign_keys", true).map_err(fault)?;
+    sql.pragma_update(None, "foreign_keys", true)
+        .map_err(fault)?;
     Ok(sql)
 }
 
@@ -134,7 +154,10 @@ fn lock(path: &Path) -> Result<File, OpenFault> {
         .truncate(false)
         .mode(0o600)
         .open(&name)
-        .map_err(|source| OpenFault::Access { path: name.clone(), source })?;
+        .map_err(|source| OpenFault::Access {
+            path: name.clone(),
+            source,
+        })?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
@@ -144,7 +167,10 @@ fn lock(path: &Path) -> Result<File, OpenFault> {
                 Ok(_) if !text.trim().is_empty() => format!(" (process {})", text.trim()),
                 _ => String::new(),
             };
-            return Err(OpenFault::InUse { path: path.to_path_buf(), holder });
+            return Err(OpenFault::InUse {
+                path: path.to_path_buf(),
+                holder,
+            });
         }
         Err(TryLockError::Error(source)) => {
             return Err(OpenFault::Lock { path: name, source });
@@ -163,12 +189,22 @@ fn lock(path: &Path) -> Result<File, OpenFault> {
 fn migrate(sql: &mut Connection, path: &Arc<Path>, migrations: &[&str]) -> Result<(), StoreError> {
     let fault = |error: rusqlite::Error| DatabaseFault::new(path, error).during(OPEN);
     let (application, version) = version(sql).map_err(fault)?;
-    if application != APPLICATION && (application != 0 || version != 0 || !is_empty(sql).map_err(fault)?) {
-        return Err(OpenFault::Foreign { path: path.to_path_buf() }.into());
+    if application != APPLICATION
+        && (application != 0 || version != 0 || !is_empty(sql).map_err(fault)?)
+    {
+        return Err(OpenFault::Foreign {
+            path: path.to_path_buf(),
+        }
+        .into());
     }
     let Some(steps) = migrations.get(version..) else {
         let known = migrations.len();
-        return Err(OpenFault::Newer { path: path.to_path_buf(), found: version, known }.into());
+        return Err(OpenFault::Newer {
+            path: path.to_path_buf(),
+            found: version,
+            known,
+        }
+        .into());
     };
     if version > 0 && !steps.is_empty() {
         back_up(sql, path, version)?;
@@ -194,7 +230,11 @@ fn version(sql: &Connection) -> rusqlite::Result<(i32, usize)> {
 }
 
 fn is_empty(sql: &Connection) -> rusqlite::Result<bool> {
-    sql.query_row("SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)", [], |row| row.get(0))
+    sql.query_row(
+        "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema)",
+        [],
+        |row| row.get(0),
+    )
 }
 
 /// Keeps a copy of the database as it was before an upgrade.
@@ -207,7 +247,10 @@ fn back_up(sql: &Connection, path: &Path, version: usize) -> Result<(), OpenFaul
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
             _ => {}
         }
-        sql.execute("VACUUM INTO ?1", [partial.to_str().ok_or("its name is not UTF-8")?])?;
+        sql.execute(
+            "VACUUM INTO ?1",
+            [partial.to_str().ok_or("its name is not UTF-8")?],
+        )?;
         File::open(&partial)?.sync_all()?;
         std::fs::rename(&partial, &copy)?;
         Ok(())
@@ -224,4 +267,95 @@ fn sibling(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(ending);
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file with version 1 in it, and one row.
+    fn version_1(folder: &Path) -> Arc<Path> {
+        let path: Arc<Path> = folder.join("registry.sqlite").into();
+        let (sql, _lock) = open(&path).unwrap();
+        sql.execute(
+            "INSERT INTO leases VALUES (7, x'525400000001', NULL, NULL, 'bound', 0)",
+            [],
+        )
+        .unwrap();
+        path
+    }
+
+    fn leases(path: &Path) -> i64 {
+        let sql = Connection::open(path).unwrap();
+        sql.query_row("SELECT count(*) FROM leases", [], |row| row.get(0))
+            .unwrap()
+    }
+
+    #[test]
+    fn an_earlier_version_is_upgraded_and_a_copy_of_it_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = version_1(folder.path());
+        let first = MIGRATIONS[0];
+        let steps = [first, "DELETE FROM leases", "CREATE TABLE v3 (a)"];
+        let sql = connect(&path, &steps).unwrap();
+        assert_eq!(version(&sql).unwrap(), (APPLICATION, 3));
+        assert_eq!(leases(&path), 0);
+        let copy = folder.path().join("registry.sqlite.version-1");
+        assert_eq!(leases(&copy), 1);
+        assert_eq!(
+            version(&Connection::open(&copy).unwrap()).unwrap(),
+            (APPLICATION, 1)
+        );
+        drop(sql);
+        // Another time there is nothing to do, and no copy is made.
+        std::fs::remove_file(&copy).unwrap();
+        connect(&path, &steps).unwrap();
+        assert!(!copy.exists());
+        assert!(!folder.path().join("registry.sqlite.partial").exists());
+    }
+
+    #[test]
+    fn a_step_that_fails_leaves_the_version_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = version_1(folder.path());
+        let steps = [
+            MIGRATIONS[0],
+            "CREATE TABLE v2 (a)",
+            "DELETE FROM leases; SELECT nonsense",
+        ];
+        connect(&path, &steps).unwrap_err();
+        let sql = Connection::open(&path).unwrap();
+        assert_eq!(version(&sql).unwrap(), (APPLICATION, 2));
+        assert_eq!(leases(&path), 1);
+        drop(sql);
+        // The next attempt begins where that one ended.
+        let steps = [MIGRATIONS[0], "CREATE TABLE v2 (a)", "CREATE TABLE v3 (a)"];
+        assert_eq!(
+            version(&connect(&path, &steps).unwrap()).unwrap(),
+            (APPLICATION, 3)
+        );
+    }
+
+    #[test]
+    fn the_writer_flushes_every_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let (sql, _lock) = open(&folder.path().join("registry.sqlite").into()).unwrap();
+        let setting = |name| {
+            sql.pragma_query_value(None, name, |row| row.get::<_, i64>(0))
+                .unwrap()
+        };
+        assert_eq!(setting("synchronous"), 2);
+        assert_eq!(setting("foreign_keys"), 1);
+    }
+
+    #[test]
+    fn nobody_else_reads_the_file() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let path = version_1(folder.path());
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o077,
+            0
+        );
+    }
 }

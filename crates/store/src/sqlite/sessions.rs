@@ -30,7 +30,12 @@ fn read(row: &Row<'_>) -> rusqlite::Result<BootSession> {
 
 /// Every open session.
 pub(super) fn all_open(sql: &Connection) -> Result<Vec<BootSession>, Fault> {
-    list(sql, "SELECT * FROM sessions WHERE outcome = 'open'", [], read)
+    list(
+        sql,
+        "SELECT * FROM sessions WHERE outcome = 'open'",
+        [],
+        read,
+    )
 }
 
 /// Every agent token.
@@ -71,8 +76,13 @@ pub(super) fn boot_token(
 
 impl Tx<'_> {
     pub(super) fn session(&self, session: SessionId) -> Result<BootSession, Fault> {
-        first(self.sql, "SELECT * FROM sessions WHERE id = ?1", [key(session.0)], read)?
-            .ok_or_else(|| Fault::NotFound(format!("boot session {session}")))
+        first(
+            self.sql,
+            "SELECT * FROM sessions WHERE id = ?1",
+            [key(session.0)],
+            read,
+        )?
+        .ok_or_else(|| Fault::NotFound(format!("boot session {session}")))
     }
 
     /// Makes memory see the device's open session as it now is.
@@ -109,7 +119,11 @@ impl Tx<'_> {
         execute(
             self.sql,
             "UPDATE sessions SET stages = ?2, outcome = ?3 WHERE id = ?1",
-            (key(session.id.0), Json(&session.stages), Word(session.outcome)),
+            (
+                key(session.id.0),
+                Json(&session.stages),
+                Word(session.outcome),
+            ),
         )?;
         Ok(())
     }
@@ -133,7 +147,12 @@ pub(super) fn begin(
     execute(
         tx.sql,
         "INSERT INTO sessions (device, firmware, started, outcome) VALUES (?1, ?2, ?3, ?4)",
-        (key(device.0), firmware.map(Word), now.0, Word(Outcome::Open)),
+        (
+            key(device.0),
+            firmware.map(Word),
+            now.0,
+            Word(Outcome::Open),
+        ),
     )?;
     let session = tx.session(SessionId(tx.sql.last_insert_rowid().unsigned_abs()))?;
     tx.prune_sessions(device)?;
@@ -174,7 +193,10 @@ pub(super) fn reach_stage(
         Stage::Local => "was told to boot its local disk",
     };
     let after = Seconds(now.millis_since(session.started));
-    let text = format!("{} {what} ({after} into its boot)", tx.label(session.device)?);
+    let text = format!(
+        "{} {what} ({after} into its boot)",
+        tx.label(session.device)?
+    );
     tx.keep(session_event(&session, text), now)?;
     tx.refresh_session(session.device)
 }
@@ -214,7 +236,10 @@ pub(super) fn end(
     session.outcome = outcome;
     tx.save_session(&session)?;
     let after = Seconds(now.millis_since(session.started));
-    let text = format!("{}'s boot ended after {after}: {what}", tx.label(session.device)?);
+    let text = format!(
+        "{}'s boot ended after {after}: {what}",
+        tx.label(session.device)?
+    );
     tx.keep(session_event(&session, text), now)?;
     tx.refresh_session(session.device)
 }

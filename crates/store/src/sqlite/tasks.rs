@@ -29,7 +29,9 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Task> {
 /// A task in a few words: `t3 (deploy of debian-12 to pc-7)`.
 pub(super) fn describe(task: &Task, label: &str) -> String {
     match &task.action {
-        TaskAction::Deploy(deploy) => format!("{} (deploy of {} to {label})", task.id, deploy.image_name),
+        TaskAction::Deploy(deploy) => {
+            format!("{} (deploy of {} to {label})", task.id, deploy.image_name)
+        }
         TaskAction::Reboot => format!("{} (reboot of {label})", task.id),
         TaskAction::PowerOff => format!("{} (power-off of {label})", task.id),
     }
@@ -48,7 +50,11 @@ pub(super) fn one(sql: &Connection, id: TaskId) -> Result<Task, Fault> {
 
 /// See [`crate::Store::tasks`].
 pub(super) fn filtered(sql: &Connection, filter: &TaskFilter) -> Result<Vec<Task>, Fault> {
-    let device = if filter.device.is_some() { "device = :device" } else { ":device IS NULL" };
+    let device = if filter.device.is_some() {
+        "device = :device"
+    } else {
+        ":device IS NULL"
+    };
     let open = if filter.open_only { "open = 1" } else { "TRUE" };
     list(
         sql,
@@ -69,10 +75,8 @@ pub(super) fn open_of(tx: &Tx<'_>, device: DeviceId) -> Result<Vec<Task>, Fault>
 
 /// Writes how far an open task is.
 pub(super) fn write_progress(sql: &Connection, task: &Task) -> rusqlite::Result<()> {
-    sql.prepare_cached(
-        "UPDATE tasks SET progress = ?2, updated = ?3 WHERE id = ?1 AND open = 1",
-    )?
-    .execute((key(task.id.0), Json(task.progress), task.updated.0))?;
+    sql.prepare_cached("UPDATE tasks SET progress = ?2, updated = ?3 WHERE id = ?1 AND open = 1")?
+        .execute((key(task.id.0), Json(task.progress), task.updated.0))?;
     Ok(())
 }
 
@@ -117,7 +121,9 @@ impl Tx<'_> {
 
     fn task_event(&mut self, task: &Task, what: &str, now: Timestamp) -> Result<(), Fault> {
         let text = format!("{} {what}", describe(task, &self.label(task.device)?));
-        let mut event = NewEvent::new(EventKind::Task, text).device(task.device).task(task.id);
+        let mut event = NewEvent::new(EventKind::Task, text)
+            .device(task.device)
+            .task(task.id);
         event.image = image_of(task);
         self.keep(event, now)?;
         Ok(())
@@ -148,7 +154,10 @@ pub(super) fn create(
     tasks: Vec<NewTask>,
     now: Timestamp,
 ) -> Result<Vec<Task>, Fault> {
-    tasks.into_iter().map(|new| create_one(tx, new, now)).collect()
+    tasks
+        .into_iter()
+        .map(|new| create_one(tx, new, now))
+        .collect()
 }
 
 fn create_one(tx: &mut Tx<'_>, new: NewTask, now: Timestamp) -> Result<Task, Fault> {
@@ -190,7 +199,11 @@ fn create_one(tx: &mut Tx<'_>, new: NewTask, now: Timestamp) -> Result<Task, Fau
     )?;
     task.id = TaskId(tx.sql.last_insert_rowid().unsigned_abs());
     // An operator wants something of it: it is no stranger any more.
-    execute(tx.sql, "UPDATE devices SET kept = 1 WHERE id = ?1", [key(task.device.0)])?;
+    execute(
+        tx.sql,
+        "UPDATE devices SET kept = 1 WHERE id = ?1",
+        [key(task.device.0)],
+    )?;
     tx.effect(Effect::Task(task.clone()));
     tx.task_event(&task, "was asked for", now)?;
     tx.refresh(task.device)?;
@@ -198,12 +211,7 @@ fn create_one(tx: &mut Tx<'_>, new: NewTask, now: Timestamp) -> Result<Task, Fau
 }
 
 /// A deploy needs an image that is there, is the one that was meant, and is whole.
-fn check_image(
-    tx: &Tx<'_>,
-    id: ImageId,
-    name: &ImageName,
-    manifest: &str,
-) -> Result<(), Fault> {
+fn check_image(tx: &Tx<'_>, id: ImageId, name: &ImageName, manifest: &str) -> Result<(), Fault> {
     let text = "SELECT manifest, state FROM images WHERE id = ?1";
     let found: Option<(String, ImageState)> = first(tx.sql, text, [key(id.0)], |row| {
         Ok((row.get("manifest")?, row.get::<_, Word<_>>("state")?.0))
@@ -232,7 +240,9 @@ pub(super) fn claim(
     };
     tx.memory.overlay_task(&mut task);
     let before = task.state;
-    task.state = before.step(TaskState::Claimed).map_err(|e| Fault::Conflict(e.to_string()))?;
+    task.state = before
+        .step(TaskState::Claimed)
+        .map_err(|e| Fault::Conflict(e.to_string()))?;
     task.attempts = task.attempts.saturating_add(1);
     task.updated = task.updated.max(now);
     let what = match before {
@@ -244,11 +254,7 @@ pub(super) fn claim(
 }
 
 /// See [`crate::Store::report_task`]. Here come the reports that are more than progress.
-pub(super) fn report(
-    tx: &mut Tx<'_>,
-    report: &TaskReport,
-    now: Timestamp,
-) -> Result<Task, Fault> {
+pub(super) fn report(tx: &mut Tx<'_>, report: &TaskReport, now: Timestamp) -> Result<Task, Fault> {
     let mut task = tx.task(report.task)?;
     if task.device != report.device {
         return Err(not_its_task(report));
@@ -257,9 +263,9 @@ pub(super) fn report(
         return Ok(task);
     }
     let before = task.state;
-    task.state = before.step(report.state).map_err(|error| {
-        Fault::Conflict(format!("{}: {error}; claim it again", task.id))
-    })?;
+    task.state = before
+        .step(report.state)
+        .map_err(|error| Fault::Conflict(format!("{}: {error}; claim it again", task.id)))?;
     task.progress = report.progress;
     task.updated = task.updated.max(now);
     if let Some(message) = &report.message {
@@ -291,7 +297,12 @@ fn still(tx: &mut Tx<'_>, task: Task, now: Timestamp) -> Result<Task, Fault> {
     execute(
         tx.sql,
         "UPDATE tasks SET progress = ?2, message = ?3, updated = ?4 WHERE id = ?1",
-        (key(task.id.0), Json(task.progress), &task.message, task.updated.0),
+        (
+            key(task.id.0),
+            Json(task.progress),
+            &task.message,
+            task.updated.0,
+        ),
     )?;
     tx.effect(Effect::Task(task.clone()));
     tx.tell(progress_event(&task), now);
@@ -304,7 +315,9 @@ fn not_its_task(report: &TaskReport) -> Fault {
 
 /// A device whose disk is half written boots from the network; one whose disk is proved boots that.
 fn netboot_follows(tx: &mut Tx<'_>, task: &Task, now: Timestamp) -> Result<(), Fault> {
-    let TaskAction::Deploy(deploy) = &task.action else { return Ok(()) };
+    let TaskAction::Deploy(deploy) = &task.action else {
+        return Ok(());
+    };
     match task.state {
         TaskState::Running | TaskState::Verifying => {
             let why = format!(": {} is being written to its disk", deploy.image_name);
@@ -322,7 +335,9 @@ fn netboot_follows(tx: &mut Tx<'_>, task: &Task, now: Timestamp) -> Result<(), F
 
 /// Tells how far a task is.
 pub(super) fn progress_event(task: &Task) -> NewEvent {
-    let Progress { phase, done, total, .. } = task.progress;
+    let Progress {
+        phase, done, total, ..
+    } = task.progress;
     let phase = match phase {
         Phase::Checking => "checking",
         Phase::Comparing => "comparing",
@@ -334,22 +349,22 @@ pub(super) fn progress_event(task: &Task) -> NewEvent {
     let text = match (u128::from(done) * 100).checked_div(u128::from(total)) {
         None => phase.to_owned(),
         Some(percent) => {
-            format!("{phase}: {percent} % ({} of {} MB)", megabytes(done), megabytes(total))
+            format!(
+                "{phase}: {percent} % ({} of {} MB)",
+                megabytes(done),
+                megabytes(total)
+            )
         }
     };
-    let mut event =
-        NewEvent::new(EventKind::Progress, text).device(task.device).task(task.id);
+    let mut event = NewEvent::new(EventKind::Progress, text)
+        .device(task.device)
+        .task(task.id);
     event.image = image_of(task);
     event
 }
 
 /// See [`crate::Store::cancel_task`].
-pub(super) fn cancel(
-    tx: &mut Tx<'_>,
-    id: TaskId,
-    by: &str,
-    now: Timestamp,
-) -> Result<Task, Fault> {
+pub(super) fn cancel(tx: &mut Tx<'_>, id: TaskId, by: &str, now: Timestamp) -> Result<Task, Fault> {
     let mut task = tx.task(id)?;
     let before = task.state;
     let Ok(state) = before.step(TaskState::Cancelled) else {

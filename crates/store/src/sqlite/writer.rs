@@ -32,6 +32,8 @@ const QUEUE: usize = 4096;
 const BATCH: usize = 1024;
 /// How long to wait before a flush that failed is tried again.
 const RETRY: Duration = Duration::from_secs(20);
+/// How long what changed during a flush waits for the next.
+const LEFT_OVER: Duration = Duration::from_secs(3);
 
 /// An operation at work inside the writer's transaction.
 pub(super) struct Tx<'a> {
@@ -102,8 +104,9 @@ impl Writer {
             flush_at: None,
             stopping: None,
         };
-        let thread =
-            std::thread::Builder::new().name("registry-writer".into()).spawn(|| thread.run())?;
+        let thread = std::thread::Builder::new()
+            .name("registry-writer".into())
+            .spawn(|| thread.run())?;
         Ok(Self {
             path,
             queue,
@@ -119,7 +122,12 @@ impl Writer {
         operation: &'static str,
         work: impl FnOnce(&mut Tx<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let permit = self.room.clone().acquire_owned().await.map_err(|_| StoreError::Closed)?;
+        let permit = self
+            .room
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| StoreError::Closed)?;
         let (reply, answer) = oneshot::channel();
         let path = self.path.clone();
         let work: Work = Box::new(move |tx| {
@@ -128,9 +136,14 @@ impl Writer {
                     Fault::Sql(error) => (Some(error.clone()), Fault::Sql(error)),
                     other => (None, other),
                 }),
-                Err(fault) => return (Verdict::Undo(None), Box::new(move |_| {
-                    drop(reply.send(Err(fault.during(operation))));
-                })),
+                Err(fault) => {
+                    return (
+                        Verdict::Undo(None),
+                        Box::new(move |_| {
+                            drop(reply.send(Err(fault.during(operation))));
+                        }),
+                    );
+                }
             };
             let (verdict, done) = match done {
                 Ok(value) => (Verdict::Keep, Ok(value)),
@@ -147,7 +160,9 @@ impl Writer {
             });
             (verdict, answer)
         });
-        self.queue.send(Message::Work(work, permit)).map_err(|_| StoreError::Closed)?;
+        self.queue
+            .send(Message::Work(work, permit))
+            .map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
@@ -178,7 +193,11 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.room.close();
         drop(self.queue.send(Message::Stop(oneshot::channel().0)));
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if let Some(thread) = thread {
             drop(thread.join());
         }
@@ -204,16 +223,27 @@ impl Thread {
                 self.commit(batch, flush);
             }
         }
-        if let Err(error) =
-            self.parts.sql.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        if let Err(error) = self
+            .parts
+            .sql
+            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
         {
             tracing::warn!(%error, path = %self.parts.path.display(), "registry: last checkpoint");
         }
-        let Self { parts, receiver, stopping, .. } = self;
+        let Self {
+            parts,
+            receiver,
+            stopping,
+            ..
+        } = self;
         // The lock goes last, and before anybody is told that the registry is closed.
         drop(receiver);
         drop(parts.sql);
-        drop(parts.lock);
+        // Closing it is not enough: a process that is being started (forked, and not yet the other
+        // program) has a copy of it.
+        if let Err(error) = parts.lock.unlock() {
+            tracing::warn!(%error, path = %parts.path.display(), "registry: let go of the lock");
+        }
         for sender in stopping.into_iter().flatten() {
             let _ = sender.send(());
         }
@@ -223,8 +253,13 @@ impl Thread {
     fn next_batch(&mut self) -> Vec<(Work, OwnedSemaphorePermit)> {
         let mut batch = Vec::new();
         let first = match self.flush_at {
-            None => self.receiver.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(at) => self.receiver.recv_timeout(at.saturating_duration_since(Instant::now())),
+            None => self
+                .receiver
+                .recv()
+                .map_err(|_| RecvTimeoutError::Disconnected),
+            Some(at) => self
+                .receiver
+                .recv_timeout(at.saturating_duration_since(Instant::now())),
         };
         match first {
             Ok(message) => self.take(message, &mut batch),
@@ -281,7 +316,11 @@ impl Thread {
         }
         if flush {
             self.flush_at = match outcome {
-                Ok(()) => self.parts.memory.settle(&pending).then(|| Instant::now() + RETRY),
+                Ok(()) => self
+                    .parts
+                    .memory
+                    .settle(&pending)
+                    .then(|| Instant::now() + LEFT_OVER),
                 Err(_) => Some(Instant::now() + RETRY),
             };
         }

@@ -23,7 +23,10 @@ pub(crate) struct Registry {
 impl Registry {
     pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut registry = Self { folder, store: None };
+        let mut registry = Self {
+            folder,
+            store: None,
+        };
         registry.store = Some(SqliteStore::open(registry.path()).unwrap());
         registry
     }
@@ -63,16 +66,31 @@ pub(crate) fn token(first: u8) -> TokenHash {
 }
 
 pub(crate) fn sighting(mac: MacAddr, uuid: Option<Uuid>) -> Sighting {
-    Sighting { mac, uuid, arch: Some(Arch::X86_64), firmware: Some(Firmware::UefiPxe) }
+    Sighting {
+        mac,
+        uuid,
+        arch: Some(Arch::X86_64),
+        firmware: Some(Firmware::UefiPxe),
+    }
 }
 
 /// The device that boots from this interface.
 pub(crate) async fn seen(store: &SqliteStore, mac: MacAddr, uuid: Option<Uuid>) -> Arc<Device> {
-    store.observe(sighting(mac, uuid), at(1)).await.unwrap().device
+    store
+        .observe(sighting(mac, uuid), at(1))
+        .await
+        .unwrap()
+        .device
 }
 
 pub(crate) fn nic(mac: MacAddr) -> Nic {
-    Nic { name: "eth0".into(), mac, link: true, speed: Some(1000), driver: None }
+    Nic {
+        name: "eth0".into(),
+        mac,
+        link: true,
+        speed: Some(1000),
+        driver: None,
+    }
 }
 
 pub(crate) fn inventory(uuid: Option<Uuid>, macs: &[MacAddr]) -> Inventory {
@@ -113,7 +131,10 @@ pub(crate) async fn registered(
     let device = seen(store, macs[0], None).await;
     let session = store.begin_session(device.id, None, at(2)).await.unwrap();
     store
-        .register(registration(device.id, session, uuid, macs, agent_token), at(3))
+        .register(
+            registration(device.id, session, uuid, macs, agent_token),
+            at(3),
+        )
         .await
         .unwrap()
 }
@@ -142,12 +163,19 @@ pub(crate) fn deploy(device: DeviceId, image: &Image) -> NewTask {
 }
 
 pub(crate) fn reboot(device: DeviceId) -> NewTask {
-    NewTask { device, action: TaskAction::Reboot }
+    NewTask {
+        device,
+        action: TaskAction::Reboot,
+    }
 }
 
 /// Makes one task.
 pub(crate) async fn created(store: &SqliteStore, new: NewTask) -> Task {
-    store.create_tasks(vec![new], at(5)).await.unwrap().remove(0)
+    store
+        .create_tasks(vec![new], at(5))
+        .await
+        .unwrap()
+        .remove(0)
 }
 
 pub(crate) fn report(task: &Task, state: TaskState) -> TaskReport {
@@ -155,13 +183,29 @@ pub(crate) fn report(task: &Task, state: TaskState) -> TaskReport {
 }
 
 pub(crate) fn report_of(device: DeviceId, task: TaskId, state: TaskState) -> TaskReport {
-    TaskReport { device, task, state, progress: Progress::default(), message: None }
+    TaskReport {
+        device,
+        task,
+        state,
+        progress: Progress::default(),
+        message: None,
+    }
 }
 
 /// The texts of the kept events of one kind, oldest first.
 pub(crate) async fn told(store: &SqliteStore, kind: EventKind) -> Vec<String> {
-    let filter = EventFilter { kind: Some(kind), limit: usize::MAX, ..EventFilter::default() };
-    store.events(filter).await.unwrap().into_iter().map(|event| event.text).collect()
+    let filter = EventFilter {
+        kind: Some(kind),
+        limit: usize::MAX,
+        ..EventFilter::default()
+    };
+    store
+        .events(filter)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|event| event.text)
+        .collect()
 }
 
 pub(crate) fn is_conflict<T>(result: &Result<T, StoreError>) -> bool {

@@ -39,11 +39,16 @@ async fn write_for_ever(path: &Path, round: u32) {
                     expires: at(1),
                 };
                 store.commit_leases(vec![lease]).await.unwrap();
-                store.observe(sighting(mac(number), None), at(1)).await.unwrap();
+                store
+                    .observe(sighting(mac(number), None), at(1))
+                    .await
+                    .unwrap();
                 let event = NewEvent::new(EventKind::Log, number.to_string());
                 store.append_event(event, at(1)).await.unwrap();
                 let mut out = std::io::stdout().lock();
-                writeln!(out, "\nacknowledged {number}").and_then(|()| out.flush()).unwrap();
+                writeln!(out, "\nacknowledged {number}")
+                    .and_then(|()| out.flush())
+                    .unwrap();
             }
         });
     }
@@ -63,7 +68,11 @@ fn an_acknowledged_commit_survives_kill_9() {
     let mut acknowledged = HashSet::new();
     for round in 0..ROUNDS {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "crash::an_acknowledged_commit_survives_kill_9", "--nocapture"])
+            .args([
+                "--exact",
+                "crash::an_acknowledged_commit_survives_kill_9",
+                "--nocapture",
+            ])
             .env(CHILD, format!("{round} {}", path.display()))
             .stdout(Stdio::piped())
             .spawn()
@@ -74,7 +83,10 @@ fn an_acknowledged_commit_survives_kill_9() {
         let mut line = String::new();
         while output.read_line(&mut line).unwrap() > 0 {
             // A line that was cut off by the kill says nothing.
-            if let Some(number) = line.strip_prefix("acknowledged ").and_then(|n| n.strip_suffix('\n')) {
+            if let Some(number) = line
+                .strip_prefix("acknowledged ")
+                .and_then(|n| n.strip_suffix('\n'))
+            {
                 acknowledged.insert(number.parse::<u32>().unwrap());
             }
             line.clear();
@@ -85,7 +97,11 @@ fn an_acknowledged_commit_survives_kill_9() {
             }
         }
         child.wait().unwrap();
-        assert!(killed, "the child ended by itself after {}", acknowledged.len() - before);
+        assert!(
+            killed,
+            "the child ended by itself after {}",
+            acknowledged.len() - before
+        );
         check(&path, &acknowledged);
     }
 }
@@ -93,14 +109,31 @@ fn an_acknowledged_commit_survives_kill_9() {
 #[tokio::main(flavor = "current_thread")]
 async fn check(path: &Path, acknowledged: &HashSet<u32>) {
     let store = SqliteStore::open(path).unwrap();
-    let leases: HashSet<u32> =
-        store.leases().await.unwrap().iter().map(|lease| lease.address.into()).collect();
-    let filter = EventFilter { kind: Some(EventKind::Log), limit: usize::MAX, ..Default::default() };
-    let events: HashSet<u32> =
-        store.events(filter).await.unwrap().iter().map(|e| e.text.parse().unwrap()).collect();
+    let leases: HashSet<u32> = store
+        .leases()
+        .await
+        .unwrap()
+        .iter()
+        .map(|lease| lease.address.into())
+        .collect();
+    let filter = EventFilter {
+        kind: Some(EventKind::Log),
+        limit: usize::MAX,
+        ..Default::default()
+    };
+    let events: HashSet<u32> = store
+        .events(filter)
+        .await
+        .unwrap()
+        .iter()
+        .map(|e| e.text.parse().unwrap())
+        .collect();
     for number in acknowledged {
         assert!(leases.contains(number), "lease {number}");
         assert!(events.contains(number), "event {number}");
-        assert!(store.find_client(mac(*number), None).is_some(), "device {number}");
+        assert!(
+            store.find_client(mac(*number), None).is_some(),
+            "device {number}"
+        );
     }
 }

@@ -26,14 +26,28 @@ async fn leases_come_back_as_they_were_written() {
         ..lease(0, mac(2), LeaseState::Released, at(i64::MAX))
     };
     let first = lease(10, mac(1), LeaseState::Bound, at(99));
-    registry.commit_leases(vec![plain.clone(), first.clone()]).await.unwrap();
+    registry
+        .commit_leases(vec![plain.clone(), first.clone()])
+        .await
+        .unwrap();
     registry.commit_leases(Vec::new()).await.unwrap();
     registry.restart();
-    assert_eq!(registry.leases().await.unwrap(), [first.clone(), plain.clone()]);
-    let later = Lease { mac: mac(3), expires: at(200), ..first };
+    assert_eq!(
+        registry.leases().await.unwrap(),
+        [first.clone(), plain.clone()]
+    );
+    let later = Lease {
+        mac: mac(3),
+        expires: at(200),
+        ..first
+    };
     registry.commit_leases(vec![later.clone()]).await.unwrap();
     registry.restart();
-    assert_eq!(registry.leases().await.unwrap(), [later, plain], "one for each address");
+    assert_eq!(
+        registry.leases().await.unwrap(),
+        [later, plain],
+        "one for each address"
+    );
 }
 
 #[tokio::test]
@@ -59,6 +73,13 @@ async fn a_change_is_told_and_a_renewal_is_not() {
             "192.0.2.11 is in use by somebody else: a probe was answered",
         ]
     );
-    let filter = EventFilter { device: Some(device), ..EventFilter::default() };
-    assert_eq!(registry.events(filter).await.unwrap().len(), 4, "they are the device's events");
+    let filter = EventFilter {
+        device: Some(device),
+        ..EventFilter::default()
+    };
+    assert_eq!(
+        registry.events(filter).await.unwrap().len(),
+        4,
+        "they are the device's events"
+    );
 }

@@ -7,6 +7,7 @@ mod devices;
 mod events;
 mod images;
 mod leases;
+mod memory_and_disk;
 mod open;
 mod registration;
 mod task_model;

@@ -1,7 +1,7 @@
 //! Opening and closing: what is refused, and with what words.
 
 use crate::common::{Registry, at, chain, mac, seen};
-use bugler_model::{DeviceId, EventKind, NewEvent, TaskState};
+use bugler_model::{DeviceId, EventKind, NewEvent, TaskId, TaskState};
 use bugler_store::{SqliteStore, Store, StoreError};
 use std::path::Path;
 
@@ -13,14 +13,20 @@ fn refusal(path: impl AsRef<Path>) -> String {
 }
 
 fn sqlite(path: &Path, text: &str) {
-    rusqlite::Connection::open(path).unwrap().execute_batch(text).unwrap();
+    rusqlite::Connection::open(path)
+        .unwrap()
+        .execute_batch(text)
+        .unwrap();
 }
 
 #[test]
 fn a_second_server_is_kept_away() {
     let registry = Registry::new();
     let text = refusal(registry.path());
-    assert!(text.contains("registry.sqlite: another server is using it (process "), "{text}");
+    assert!(
+        text.contains("registry.sqlite: another server is using it (process "),
+        "{text}"
+    );
     assert!(text.contains(&std::process::id().to_string()), "{text}");
 }
 
@@ -31,18 +37,29 @@ async fn a_closed_registry_says_so_and_can_be_opened_again() {
     registry.close().await;
     registry.close().await;
     let event = NewEvent::new(EventKind::Log, "x");
-    assert!(matches!(registry.append_event(event, at(1)).await, Err(StoreError::Closed)));
+    assert!(matches!(
+        registry.append_event(event, at(1)).await,
+        Err(StoreError::Closed)
+    ));
     assert!(matches!(registry.leases().await, Err(StoreError::Closed)));
+    let log = registry.path().with_extension("sqlite-wal");
+    assert_eq!(
+        std::fs::metadata(log).map_or(0, |log| log.len()),
+        0,
+        "all is in the one file"
+    );
     let again = SqliteStore::open(registry.path()).unwrap();
     assert_eq!(again.device(device.id).await.unwrap(), device);
-    assert!(!registry.path().with_extension("sqlite-wal").exists() || again.commits() == 0);
 }
 
 #[test]
 fn a_missing_folder_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let text = refusal(folder.path().join("nowhere/registry.sqlite"));
-    assert!(text.contains("nowhere/registry.sqlite.lock: it cannot be created"), "{text}");
+    assert!(
+        text.contains("nowhere/registry.sqlite.lock: it cannot be created"),
+        "{text}"
+    );
     assert!(text.contains("No such file or directory"), "{text}");
 }
 
@@ -51,7 +68,10 @@ fn a_place_that_cannot_be_written_is_named() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("registry.sqlite")).unwrap();
     let text = refusal(folder.path().join("registry.sqlite"));
-    assert!(text.contains("give the server's user write access"), "{text}");
+    assert!(
+        text.contains("give the server's user write access"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -61,7 +81,10 @@ fn what_is_no_database_is_left_alone() {
     let garbage = "This is a letter to my aunt. ".repeat(500);
     std::fs::write(&path, &garbage).unwrap();
     let text = refusal(&path);
-    assert!(text.contains("registry.sqlite: it is not a registry: move it away"), "{text}");
+    assert!(
+        text.contains("registry.sqlite: it is not a registry: move it away"),
+        "{text}"
+    );
     assert_eq!(std::fs::read_to_string(&path).unwrap(), garbage);
 }
 
@@ -71,7 +94,10 @@ fn a_database_of_another_program_is_left_alone() {
     let path = folder.path().join("registry.sqlite");
     sqlite(&path, "CREATE TABLE recipes (name TEXT)");
     let text = refusal(&path);
-    assert!(text.contains("it is a database of another program"), "{text}");
+    assert!(
+        text.contains("it is a database of another program"),
+        "{text}"
+    );
     sqlite(&path, "INSERT INTO recipes VALUES ('cake')");
 }
 
@@ -81,7 +107,10 @@ async fn a_database_of_a_later_version_is_refused() {
     registry.close().await;
     sqlite(&registry.path(), "PRAGMA user_version = 99");
     let text = refusal(registry.path());
-    assert!(text.contains("it has schema version 99, and this server knows versions up to 1"), "{text}");
+    assert!(
+        text.contains("it has schema version 99, and this server knows versions up to 1"),
+        "{text}"
+    );
     sqlite(&registry.path(), "PRAGMA user_version = -1");
     refusal(registry.path());
     sqlite(&registry.path(), "PRAGMA user_version = 1");
@@ -94,26 +123,50 @@ async fn a_row_that_is_not_understood_is_an_error() {
     seen(&registry, mac(1), None).await;
     registry.close().await;
     for (change, undo) in [
-        ("UPDATE devices SET netboot = 'maybe'", "UPDATE devices SET netboot = 'on'"),
-        ("UPDATE devices SET tags = '['", "UPDATE devices SET tags = '[]'"),
-        ("UPDATE devices SET uuid = 'x'", "UPDATE devices SET uuid = NULL"),
-        ("UPDATE devices SET address = '1.2.3'", "UPDATE devices SET address = NULL"),
-        ("UPDATE devices SET inventory = '7'", "UPDATE devices SET inventory = NULL"),
-        ("INSERT INTO tasks (device, action, state, progress, created, updated)
-          VALUES (1, '{}', 'queued', '{}', 0, 0)", "DELETE FROM tasks"),
-        ("INSERT INTO sessions (device, started, stages, outcome)
-          VALUES (1, 0, '{}', 'open')", "DELETE FROM sessions"),
+        (
+            "UPDATE devices SET netboot = 'maybe'",
+            "UPDATE devices SET netboot = 'on'",
+        ),
+        (
+            "UPDATE devices SET tags = '['",
+            "UPDATE devices SET tags = '[]'",
+        ),
+        (
+            "UPDATE devices SET uuid = 'x'",
+            "UPDATE devices SET uuid = NULL",
+        ),
+        (
+            "UPDATE devices SET address = '1.2.3'",
+            "UPDATE devices SET address = NULL",
+        ),
+        (
+            "UPDATE devices SET inventory = '7'",
+            "UPDATE devices SET inventory = NULL",
+        ),
+        (
+            "INSERT INTO tasks (device, action, state, progress, created, updated)
+          VALUES (1, '{}', 'queued', '{}', 0, 0)",
+            "DELETE FROM tasks",
+        ),
+        (
+            "INSERT INTO sessions (device, started, stages, outcome)
+          VALUES (1, 0, '{}', 'open')",
+            "DELETE FROM sessions",
+        ),
     ] {
         sqlite(&registry.path(), change);
         let text = refusal(registry.path());
-        assert!(text.contains("a row in it is not understood"), "{change}: {text}");
+        assert!(
+            text.contains("a row in it is not understood"),
+            "{change}: {text}"
+        );
         sqlite(&registry.path(), undo);
     }
     // Rows that are only read when they are asked for.
     sqlite(
         &registry.path(),
-        "INSERT INTO tasks (device, action, state, progress, created, updated)
-         VALUES (1, '{\"kind\":\"reboot\"}', 'elsewhere', '{}', 0, 0);
+        "INSERT INTO tasks (id, device, action, state, progress, created, updated)
+         VALUES (9, 1, '{\"kind\":\"reboot\"}', 'elsewhere', '{}', 0, 0);
          INSERT INTO events (at, kind, text) VALUES (0, 'rumour', '');
          INSERT INTO events (at, kind, text, device) VALUES (0, 'log', '', -5);
          INSERT INTO leases VALUES (-1, x'000000000000', NULL, NULL, 'bound', 0);
@@ -126,13 +179,17 @@ async fn a_row_that_is_not_understood_is_an_error() {
         store.image("i1").await.err(),
         store.events(Default::default()).await.err(),
         store.tasks(Default::default()).await.err(),
-        store.task(bugler_model::TaskId(1)).await.err(),
-        store.cancel_task(bugler_model::TaskId(1), "x", at(1)).await.err(),
+        store.task(TaskId(9)).await.err(),
+        store.cancel_task(TaskId(9), "x", at(1)).await.err(),
     ] {
         let text = chain(&error.expect("such a row is not read"));
         assert!(text.contains("a row in it is not understood"), "{text}");
     }
-    assert_eq!(seen(&store, mac(1), None).await.id, DeviceId(1), "the rest goes on");
+    assert_eq!(
+        seen(&store, mac(1), None).await.id,
+        DeviceId(1),
+        "the rest goes on"
+    );
 }
 
 #[tokio::test]
@@ -144,7 +201,10 @@ async fn a_registry_of_version_1_is_read() {
     let device = store.resolve_device("pc-7").await.unwrap();
     assert_eq!((device.id, device.open_tasks), (DeviceId(3), 1));
     assert_eq!(device.macs, [mac(2), mac(1)]);
-    assert_eq!(device.inventory.as_ref().unwrap().model.as_deref(), Some("Anvil 3"));
+    assert_eq!(
+        device.inventory.as_ref().unwrap().model.as_deref(),
+        Some("Anvil 3")
+    );
     let tasks = store.tasks(Default::default()).await.unwrap();
     assert_eq!(
         tasks.iter().map(|task| task.state).collect::<Vec<_>>(),
@@ -156,7 +216,13 @@ async fn a_registry_of_version_1_is_read() {
     assert_eq!(store.leases().await.unwrap().len(), 1);
     assert_eq!(store.image("debian-12").await.unwrap().sector_size, 512);
     assert_eq!(store.events(Default::default()).await.unwrap().len(), 2);
-    assert_eq!(store.agent_token(crate::common::token(0xa7)).unwrap().device, device.id);
+    assert_eq!(
+        store
+            .agent_token(crate::common::token(0xa7))
+            .unwrap()
+            .device,
+        device.id
+    );
     let boot = store.boot_token(crate::common::token(0xb7)).await.unwrap();
     assert_eq!(boot.unwrap().0, device.id);
 }

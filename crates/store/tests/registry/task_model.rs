@@ -51,7 +51,9 @@ struct Model {
 
 impl Model {
     fn open(&mut self, device: u64) -> Option<&mut ModelTask> {
-        self.tasks.iter_mut().find(|task| task.device == device && task.state.is_open())
+        self.tasks
+            .iter_mut()
+            .find(|task| task.device == device && task.state.is_open())
     }
 
     fn back(&self, back: u64) -> u64 {
@@ -63,7 +65,10 @@ async fn play(calls: Vec<Call>) -> Result<(), TestCaseError> {
     let mut registry = Registry::new();
     let mut model = Model::default();
     for device in [1, 2] {
-        prop_assert_eq!(seen(&registry, mac(device), None).await.id, DeviceId(device.into()));
+        prop_assert_eq!(
+            seen(&registry, mac(device), None).await.id,
+            DeviceId(device.into())
+        );
     }
     let image = image(&registry, "debian-12").await;
     for (now, call) in (10..).zip(calls) {
@@ -82,19 +87,29 @@ async fn step(
 ) -> Result<(), TestCaseError> {
     match *call {
         Call::Create(device) => {
-            let made =
-                registry.create_tasks(vec![deploy(DeviceId(device), image)], at(now)).await;
+            let made = registry
+                .create_tasks(vec![deploy(DeviceId(device), image)], at(now))
+                .await;
             if model.open(device).is_some() {
                 prop_assert!(is_conflict(&made), "{:?}", made);
             } else {
                 let id = model.tasks.len() as u64 + 1;
                 prop_assert_eq!(made.unwrap()[0].id, TaskId(id));
                 let state = TaskState::Queued;
-                model.tasks.push(ModelTask { id, device, state, attempts: 0, done: 0 });
+                model.tasks.push(ModelTask {
+                    id,
+                    device,
+                    state,
+                    attempts: 0,
+                    done: 0,
+                });
             }
         }
         Call::Claim(device) => {
-            let claimed = registry.claim_task(DeviceId(device), at(now)).await.unwrap();
+            let claimed = registry
+                .claim_task(DeviceId(device), at(now))
+                .await
+                .unwrap();
             let expected = model.open(device).map(|task| {
                 task.state = TaskState::Claimed;
                 task.attempts += 1;
@@ -104,11 +119,19 @@ async fn step(
         }
         Call::Report(device, back, state, done) => {
             let id = model.back(back);
-            let progress = Progress { done, ..Progress::default() };
-            let report =
-                TaskReport { progress, ..report_of(DeviceId(device), TaskId(id), state) };
+            let progress = Progress {
+                done,
+                ..Progress::default()
+            };
+            let report = TaskReport {
+                progress,
+                ..report_of(DeviceId(device), TaskId(id), state)
+            };
             let said = registry.report_task(report, at(now)).await;
-            let Some(task) = model.tasks.iter_mut().find(|t| t.id == id && t.device == device)
+            let Some(task) = model
+                .tasks
+                .iter_mut()
+                .find(|t| t.id == id && t.device == device)
             else {
                 prop_assert!(is_missing(&said), "{:?}", said);
                 return Ok(());
@@ -151,10 +174,21 @@ async fn step(
 }
 
 async fn compare(registry: &Registry, model: &Model, call: &Call) -> Result<(), TestCaseError> {
-    let listed = registry.tasks(TaskFilter { limit: 999, ..Default::default() }).await.unwrap();
+    let listed = registry
+        .tasks(TaskFilter {
+            limit: 999,
+            ..Default::default()
+        })
+        .await
+        .unwrap();
     let mut found = Vec::new();
     for task in listed.iter().rev() {
-        prop_assert_eq!(&registry.task(task.id).await.unwrap(), task, "after {:?}", call);
+        prop_assert_eq!(
+            &registry.task(task.id).await.unwrap(),
+            task,
+            "after {:?}",
+            call
+        );
         found.push(ModelTask {
             id: task.id.0,
             device: task.device.0,
@@ -166,9 +200,18 @@ async fn compare(registry: &Registry, model: &Model, call: &Call) -> Result<(), 
     prop_assert_eq!(&found, &model.tasks, "after {:?}", call);
     for device in [1, 2] {
         let known = registry.device(DeviceId(device)).await.unwrap();
-        let open = model.tasks.iter().filter(|t| t.device == device && t.state.is_open()).count();
+        let open = model
+            .tasks
+            .iter()
+            .filter(|t| t.device == device && t.state.is_open())
+            .count();
         prop_assert_eq!(known.open_tasks as usize, open, "after {:?}", call);
-        prop_assert_eq!(known.netboot, model.netboot[device as usize], "after {:?}", call);
+        prop_assert_eq!(
+            known.netboot,
+            model.netboot[device as usize],
+            "after {:?}",
+            call
+        );
     }
     Ok(())
 }

@@ -23,11 +23,17 @@ const HALF: Progress = Progress {
 async fn a_deploy_from_queue_to_disk() {
     let mut registry = Registry::new();
     let device = seen(&registry, mac(1), None).await.id;
-    let off = DevicePatch { netboot: Some(Netboot::Off), ..DevicePatch::default() };
+    let off = DevicePatch {
+        netboot: Some(Netboot::Off),
+        ..DevicePatch::default()
+    };
     registry.patch_device(device, off, at(2)).await.unwrap();
     let image = image(&registry, "debian-12").await;
     let task = created(&registry, deploy(device, &image)).await;
-    assert_eq!((task.state, task.attempts, task.created), (TaskState::Queued, 0, at(5)));
+    assert_eq!(
+        (task.state, task.attempts, task.created),
+        (TaskState::Queued, 0, at(5))
+    );
     let known = registry.device(device).await.unwrap();
     assert_eq!(known.open_tasks, 1);
     assert!(known.wants_network());
@@ -41,11 +47,22 @@ async fn a_deploy_from_queue_to_disk() {
         (TaskState::Verifying, Netboot::On),
         (TaskState::Done, Netboot::Off),
     ] {
-        let said = registry.report_task(report(&task, state), at(7)).await.unwrap();
+        let said = registry
+            .report_task(report(&task, state), at(7))
+            .await
+            .unwrap();
         assert_eq!(said.state, state);
         registry.restart();
-        assert_eq!(registry.task(task.id).await.unwrap().state, state, "durable");
-        assert_eq!(registry.device(device).await.unwrap().netboot, netboot, "{state}");
+        assert_eq!(
+            registry.task(task.id).await.unwrap().state,
+            state,
+            "durable"
+        );
+        assert_eq!(
+            registry.device(device).await.unwrap().netboot,
+            netboot,
+            "{state}"
+        );
     }
     let known = registry.device(device).await.unwrap();
     assert_eq!(known.open_tasks, 0);
@@ -76,13 +93,19 @@ async fn a_failed_deploy_keeps_the_device_on_the_network() {
     let image = image(&registry, "debian-12").await;
     let task = created(&registry, deploy(device, &image)).await;
     registry.claim_task(device, at(6)).await.unwrap();
-    registry.report_task(report(&task, TaskState::Running), at(7)).await.unwrap();
+    registry
+        .report_task(report(&task, TaskState::Running), at(7))
+        .await
+        .unwrap();
     let failed = TaskReport {
         message: Some("no disk is large enough\nfor it".into()),
         ..report(&task, TaskState::Failed)
     };
     let said = registry.report_task(failed, at(8)).await.unwrap();
-    assert_eq!(said.message.as_deref(), Some("no disk is large enough for it"));
+    assert_eq!(
+        said.message.as_deref(),
+        Some("no disk is large enough for it")
+    );
     assert_eq!(registry.device(device).await.unwrap().netboot, Netboot::On);
     assert_eq!(
         told(&registry, EventKind::Task).await.last().unwrap(),
@@ -97,7 +120,10 @@ async fn a_reboot_leaves_netboot_alone() {
     let task = created(&registry, reboot(device)).await;
     registry.claim_task(device, at(6)).await.unwrap();
     for state in [TaskState::Running, TaskState::Done] {
-        registry.report_task(report(&task, state), at(7)).await.unwrap();
+        registry
+            .report_task(report(&task, state), at(7))
+            .await
+            .unwrap();
     }
     assert_eq!(registry.device(device).await.unwrap().netboot, Netboot::On);
 }
@@ -108,19 +134,67 @@ async fn tasks_are_made_all_or_none() {
     let one = seen(&registry, mac(1), None).await.id;
     let two = seen(&registry, mac(2), None).await.id;
     let open = created(&registry, reboot(two)).await;
-    let refused = registry.create_tasks(vec![reboot(one), reboot(two)], at(6)).await;
+    let refused = registry
+        .create_tasks(vec![reboot(one), reboot(two)], at(6))
+        .await;
     assert!(is_conflict(&refused));
-    assert!(refused.unwrap_err().to_string().contains("t1 (reboot of d2)"));
+    assert!(
+        refused
+            .unwrap_err()
+            .to_string()
+            .contains("t1 (reboot of d2)")
+    );
     assert_eq!(registry.device(one).await.unwrap().open_tasks, 0);
-    assert!(is_conflict(&registry.create_tasks(vec![reboot(one), reboot(one)], at(6)).await));
+    assert!(is_conflict(
+        &registry
+            .create_tasks(vec![reboot(one), reboot(one)], at(6))
+            .await
+    ));
     let unknown = vec![reboot(one), reboot(DeviceId(99))];
     assert!(is_missing(&registry.create_tasks(unknown, at(6)).await));
-    assert!(registry.create_tasks(Vec::new(), at(6)).await.unwrap().is_empty());
-    assert_eq!(registry.tasks(TaskFilter::default()).await.unwrap(), [open.clone()]);
-    registry.cancel_task(open.id, "operator", at(7)).await.unwrap();
-    let both = registry.create_tasks(vec![reboot(one), reboot(two)], at(8)).await.unwrap();
-    assert_eq!(both.iter().map(|task| task.device).collect::<Vec<_>>(), [one, two]);
-    assert_eq!(told(&registry, EventKind::Task).await.len(), 4, "nothing told of what was undone");
+    assert!(
+        registry
+            .create_tasks(Vec::new(), at(6))
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert_eq!(
+        registry.tasks(TaskFilter::default()).await.unwrap(),
+        std::slice::from_ref(&open)
+    );
+    registry
+        .cancel_task(open.id, "operator", at(7))
+        .await
+        .unwrap();
+    let both = registry
+        .create_tasks(vec![reboot(one), reboot(two)], at(8))
+        .await
+        .unwrap();
+    assert_eq!(
+        both.iter().map(|task| task.device).collect::<Vec<_>>(),
+        [one, two]
+    );
+    assert_eq!(
+        told(&registry, EventKind::Task).await.len(),
+        4,
+        "nothing told of what was undone"
+    );
+}
+
+#[tokio::test]
+async fn of_two_operators_one_gets_the_device() {
+    let registry = Registry::new();
+    let device = seen(&registry, mac(1), None).await.id;
+    let image = image(&registry, "debian-12").await;
+    let ask = || registry.create_tasks(vec![deploy(device, &image)], at(6));
+    let (one, two) = tokio::join!(ask(), ask());
+    assert_eq!(one.unwrap().len(), 1);
+    assert_eq!(
+        two.unwrap_err().to_string(),
+        "d1 has an open task already, t1 (deploy of debian-12 to d1), which is queued: wait for \
+         it, or cancel it first"
+    );
 }
 
 #[tokio::test]
@@ -134,12 +208,24 @@ async fn a_deploy_needs_a_whole_image() {
         deploy.manifest = "cd".repeat(32);
     }
     assert!(is_conflict(&make(other).await));
-    registry.set_image_state(image.id, ImageState::Damaged, at(5)).await.unwrap();
+    registry
+        .set_image_state(image.id, ImageState::Damaged, at(5))
+        .await
+        .unwrap();
     assert!(is_conflict(&make(deploy(device, &image)).await));
-    registry.set_image_state(image.id, ImageState::Good, at(5)).await.unwrap();
+    registry
+        .set_image_state(image.id, ImageState::Good, at(5))
+        .await
+        .unwrap();
     make(deploy(device, &image)).await.unwrap();
-    assert!(is_conflict(&registry.remove_image(image.id, at(6)).await), "a task needs it");
-    registry.cancel_task(TaskId(1), "operator", at(7)).await.unwrap();
+    assert!(
+        is_conflict(&registry.remove_image(image.id, at(6)).await),
+        "a task needs it"
+    );
+    registry
+        .cancel_task(TaskId(1), "operator", at(7))
+        .await
+        .unwrap();
     registry.remove_image(image.id, at(8)).await.unwrap();
     assert!(is_missing(&make(deploy(device, &image)).await));
 }
@@ -151,12 +237,20 @@ async fn an_agent_that_comes_back_gets_its_task_again() {
     assert_eq!(registry.claim_task(device, at(1)).await.unwrap(), None);
     assert!(is_missing(&registry.claim_task(DeviceId(99), at(1)).await));
     let task = created(&registry, reboot(device)).await;
-    for (state, attempt) in
-        [(TaskState::Claimed, 1), (TaskState::Running, 2), (TaskState::Verifying, 3)]
-    {
+    for (state, attempt) in [
+        (TaskState::Claimed, 1),
+        (TaskState::Running, 2),
+        (TaskState::Verifying, 3),
+    ] {
         let claimed = registry.claim_task(device, at(6)).await.unwrap().unwrap();
-        assert_eq!((claimed.state, claimed.attempts), (TaskState::Claimed, attempt));
-        registry.report_task(report(&task, state), at(7)).await.unwrap();
+        assert_eq!(
+            (claimed.state, claimed.attempts),
+            (TaskState::Claimed, attempt)
+        );
+        registry
+            .report_task(report(&task, state), at(7))
+            .await
+            .unwrap();
     }
     assert_eq!(
         told(&registry, EventKind::Task).await[2],
@@ -171,19 +265,39 @@ async fn a_report_on_an_ended_task_learns_of_it() {
     let other = seen(&registry, mac(2), None).await.id;
     let task = created(&registry, reboot(device)).await;
     registry.claim_task(device, at(6)).await.unwrap();
-    registry.report_task(report(&task, TaskState::Running), at(7)).await.unwrap();
-    let cancelled = registry.cancel_task(task.id, "cancelled by ann", at(8)).await.unwrap();
+    registry
+        .report_task(report(&task, TaskState::Running), at(7))
+        .await
+        .unwrap();
+    let cancelled = registry
+        .cancel_task(task.id, "cancelled by ann", at(8))
+        .await
+        .unwrap();
     assert_eq!(cancelled.state, TaskState::Cancelled);
     assert_eq!(cancelled.message.as_deref(), Some("cancelled by ann"));
     for state in [TaskState::Running, TaskState::Done] {
-        let said = registry.report_task(report(&task, state), at(9)).await.unwrap();
+        let said = registry
+            .report_task(report(&task, state), at(9))
+            .await
+            .unwrap();
         assert_eq!(said, cancelled);
     }
-    assert!(is_conflict(&registry.cancel_task(task.id, "again", at(9)).await));
-    assert!(is_missing(&registry.cancel_task(TaskId(99), "x", at(9)).await));
-    for (whose, which) in [(other, task.id), (device, TaskId(99)), (DeviceId(99), task.id)] {
+    assert!(is_conflict(
+        &registry.cancel_task(task.id, "again", at(9)).await
+    ));
+    assert!(is_missing(
+        &registry.cancel_task(TaskId(99), "x", at(9)).await
+    ));
+    for (whose, which) in [
+        (other, task.id),
+        (device, TaskId(99)),
+        (DeviceId(99), task.id),
+    ] {
         let stray = report_of(whose, which, TaskState::Running);
-        assert!(is_missing(&registry.report_task(stray, at(9)).await), "{whose} {which}");
+        assert!(
+            is_missing(&registry.report_task(stray, at(9)).await),
+            "{whose} {which}"
+        );
     }
     assert_eq!(registry.claim_task(device, at(9)).await.unwrap(), None);
     assert_eq!(registry.device(device).await.unwrap().open_tasks, 0);
@@ -195,9 +309,15 @@ async fn a_step_that_does_not_exist_is_refused() {
     let device = seen(&registry, mac(1), None).await.id;
     let task = created(&registry, reboot(device)).await;
     for state in [TaskState::Running, TaskState::Verifying, TaskState::Done] {
-        assert!(is_conflict(&registry.report_task(report(&task, state), at(6)).await), "{state}");
+        assert!(
+            is_conflict(&registry.report_task(report(&task, state), at(6)).await),
+            "{state}"
+        );
     }
-    assert_eq!(registry.task(task.id).await.unwrap().state, TaskState::Queued);
+    assert_eq!(
+        registry.task(task.id).await.unwrap().state,
+        TaskState::Queued
+    );
 }
 
 #[tokio::test]
@@ -206,15 +326,24 @@ async fn progress_is_seen_at_once_told_and_written_in_the_end() {
     let device = seen(&registry, mac(1), None).await.id;
     let task = created(&registry, reboot(device)).await;
     registry.claim_task(device, at(6)).await.unwrap();
-    registry.report_task(report(&task, TaskState::Running), at(7)).await.unwrap();
+    registry
+        .report_task(report(&task, TaskState::Running), at(7))
+        .await
+        .unwrap();
     let (commits, kept) = (registry.commits(), told(&registry, EventKind::Task).await);
     let mut listener = registry.subscribe();
-    let half = TaskReport { progress: HALF, ..report(&task, TaskState::Running) };
+    let half = TaskReport {
+        progress: HALF,
+        ..report(&task, TaskState::Running)
+    };
     let said = registry.report_task(half.clone(), at(7)).await.unwrap();
     assert_eq!((said.progress, said.state), (HALF, TaskState::Running));
     assert_eq!(registry.commits(), commits, "no commit for progress alone");
     assert_eq!(registry.task(task.id).await.unwrap(), said);
-    assert_eq!(registry.tasks(TaskFilter::default()).await.unwrap(), [said.clone()]);
+    assert_eq!(
+        registry.tasks(TaskFilter::default()).await.unwrap(),
+        std::slice::from_ref(&said)
+    );
     let event = listener.try_recv().unwrap();
     assert_eq!((event.kind, event.id.0), (EventKind::Progress, 0));
     assert_eq!((event.task, event.device), (Some(task.id), Some(device)));
@@ -241,7 +370,10 @@ async fn a_message_with_progress_is_kept() {
         ..report(&task, TaskState::Claimed)
     };
     let said = registry.report_task(note, at(6)).await.unwrap();
-    assert_eq!((said.progress, said.message.as_deref()), (HALF, Some("a retry")));
+    assert_eq!(
+        (said.progress, said.message.as_deref()),
+        (HALF, Some("a retry"))
+    );
     registry.restart();
     assert_eq!(registry.task(task.id).await.unwrap(), said);
 }
@@ -256,7 +388,11 @@ async fn tasks_are_listed_latest_first() {
     let second = created(&registry, reboot(one)).await.id;
     let third = created(&registry, reboot(two)).await.id;
     let list = async |device, open_only, limit| {
-        let filter = TaskFilter { device, open_only, limit };
+        let filter = TaskFilter {
+            device,
+            open_only,
+            limit,
+        };
         let tasks = registry.tasks(filter).await.unwrap();
         tasks.iter().map(|task| task.id).collect::<Vec<_>>()
     };

@@ -28,8 +28,6 @@ pub struct Terms {
     pub blksize: u16,
     /// Blocks before an ACK.
     pub windowsize: u16,
-    /// The client's wish for the retransmission timeout, in seconds.
-    pub timeout: Option<u8>,
     /// The options to acknowledge; where there is none, the first answer is DATA.
     pub oack: Options,
 }
@@ -46,7 +44,6 @@ impl Terms {
         Self {
             blksize: block,
             windowsize: windowsize.unwrap_or(1),
-            timeout: asked.timeout,
             oack: Options {
                 blksize,
                 tsize: asked.tsize.map(|_| size),
@@ -94,7 +91,8 @@ mod tests {
             tsize: None,
         };
         let terms = Terms::agree(&asked, 0, &LIMITS);
-        assert_eq!((terms.blksize, terms.windowsize, terms.timeout), (1468, 44, Some(9)));
+        assert_eq!((terms.blksize, terms.windowsize), (1468, 44));
+        assert_eq!(terms.oack.timeout, Some(9));
         assert_eq!(terms.oack.blksize, Some(1468));
         assert_eq!(terms.oack.windowsize, Some(44));
 

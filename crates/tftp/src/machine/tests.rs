@@ -2,12 +2,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::packet::Options;
+use crate::rtt::MAX_RTO;
 
 const MS: Duration = Duration::from_millis(1);
 
 fn terms(windowsize: u16, oack: bool) -> Terms {
     let oack = Options { windowsize: oack.then_some(windowsize), ..Options::default() };
-    Terms { blksize: 512, windowsize, timeout: None, oack }
+    Terms { blksize: 512, windowsize, oack }
 }
 
 fn ack(machine: &mut Machine, block: u16, now: Duration) -> Output {
@@ -112,13 +113,14 @@ fn the_first_timeout_is_far_below_a_second_and_later_ones_double() {
         assert_eq!(machine.timeout(due), blocks(2, 1));
         now = due;
     }
-    assert_eq!(waits, [20, 40, 80, 160, 320, 640, 1280, 2000, 2000]);
+    assert_eq!(waits, [20, 40, 80, 160, 320, 640, 1000, 1000, 1000]);
     assert_eq!(machine.retransmitted(), 9);
 }
 
 #[test]
 fn the_timeout_option_bounds_the_wait() {
-    let terms = Terms { timeout: Some(1), ..terms(1, false) };
+    let oack = Options { timeout: Some(1), ..Options::default() };
+    let terms = Terms { oack, ..terms(1, false) };
     let (mut machine, _) = Machine::new(&terms, 9, Duration::ZERO);
     let mut now = Duration::ZERO;
     for _ in 0..12 {

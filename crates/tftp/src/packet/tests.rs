@@ -161,7 +161,8 @@ proptest! {
         let request = Request { filename: &filename, mode, options };
         let packet =
             if write { Packet::WriteRequest(request) } else { Packet::ReadRequest(request) };
-        prop_assert_eq!(Packet::decode(&packet.to_bytes()), Ok(packet));
+        let written = packet.to_bytes();
+        prop_assert_eq!(Packet::decode(&written), Ok(packet));
     }
 
     #[test]
@@ -178,7 +179,8 @@ proptest! {
             Packet::Ack { block },
             Packet::Error { code: ErrorCode(code), message: &message },
         ] {
-            prop_assert_eq!(Packet::decode(&packet.to_bytes()), Ok(packet));
+            let written = packet.to_bytes();
+            prop_assert_eq!(Packet::decode(&written), Ok(packet));
         }
     }
 }

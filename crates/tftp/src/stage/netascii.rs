@@ -70,14 +70,16 @@ pub(super) fn length(content: &Content) -> io::Result<u64> {
 /// Reads the next bytes into `chunk`; it is left empty at the end.
 fn read_chunk(content: &Content, offset: u64, chunk: &mut Vec<u8>) -> io::Result<()> {
     let left = usize::try_from(content.len().saturating_sub(offset)).unwrap_or(usize::MAX);
-    chunk.resize(left.min(CHUNK), 0);
+    let len = left.min(CHUNK);
+    chunk.clear();
     match content {
         Content::Bytes(bytes) => {
             let start = usize::try_from(offset).unwrap_or(usize::MAX);
             let from = bytes.get(start..).unwrap_or_default();
-            chunk.copy_from_slice(from.get(..chunk.len()).unwrap_or_default());
+            chunk.extend_from_slice(from.get(..len).unwrap_or_default());
         }
         Content::File { file, .. } => {
+            chunk.resize(len, 0);
             let read = loop {
                 match rustix::io::pread(file, &mut *chunk, offset) {
                     Err(rustix::io::Errno::INTR) => {}

@@ -1,0 +1,130 @@
+//! The boot environment: what the agent does from the kernel's start to its first task.
+
+mod console;
+pub mod dhcp_client;
+mod hotplug;
+pub mod init;
+mod netlink;
+mod network;
+
+use crate::api::{Api, Introduction};
+use crate::cmdline::Cmdline;
+use crate::deploy::Settings;
+use crate::log::{Log, chain};
+use crate::sysfs::Sysfs;
+use crate::work::{self, Machine};
+use bugler_model::MacAddr;
+use bugler_protocol::agent::{CMDLINE_SERVER, CMDLINE_TOKEN, Register, VERSION};
+use hotplug::Arrivals;
+use network::Network;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often an error that only a new boot can mend is shown again.
+const REMINDER: Duration = Duration::from_secs(60);
+
+/// The work of the boot environment, in the child of PID 1. Returns only by rebooting.
+pub fn work() -> ! {
+    let log = console::start();
+    if let Ok(last) = std::env::var(init::LAST_EXIT)
+        && !last.is_empty()
+    {
+        log.line(format!("started again after the agent's work ended by {last}"));
+    }
+    let sysfs = Sysfs::at("/");
+    let arrivals = Arc::new(Arrivals::default());
+    let (hotplug_arrivals, hotplug_log) = (arrivals.clone(), log.clone());
+    std::thread::spawn(move || hotplug::run(&hotplug_arrivals, &hotplug_log));
+
+    let cmdline = Cmdline::parse(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    let (Some(server), Some(token)) = (&cmdline.server, &cmdline.token) else {
+        stay(
+            &log,
+            &format!(
+                "the kernel command line has no {CMDLINE_SERVER}= and {CMDLINE_TOKEN}=; boot this \
+                 machine by the scripts of a Bugler server"
+            ),
+        );
+    };
+    let network = Network {
+        sysfs: &sysfs,
+        arrivals: &arrivals,
+        log: &log,
+        boot_mac: cmdline.boot_mac,
+        uuid: sysfs.inventory().uuid,
+    };
+    let connected = network.connect();
+    let boot_mac = cmdline.boot_mac.unwrap_or(connected.nic.mac);
+    let keeper_log = log.clone();
+    std::thread::spawn(move || connected.keep(&keeper_log));
+
+    let introduction = introduction(sysfs.clone(), token.clone(), boot_mac);
+    let api = match Api::new(server, introduction) {
+        Ok(api) => api,
+        Err(error) => stay(&log, &chain(&error)),
+    };
+    let machine = Machine {
+        inventory: &|| sysfs.inventory(),
+        settings: Settings::default(),
+        once: false,
+    };
+    loop {
+        let ended = work::run(&api, &machine, &log);
+        if let Some(power) = ended.power {
+            log.line(format!("{} now", power.word()));
+            let error = power.execute();
+            log.line(format!("cannot {}: {error}; use the power button", power.word()));
+        }
+    }
+}
+
+fn introduction(sysfs: Sysfs, boot_token: String, boot_mac: MacAddr) -> Introduction {
+    Box::new(move || Register {
+        protocol: VERSION,
+        agent_version: env!("CARGO_PKG_VERSION").into(),
+        boot_token: boot_token.clone(),
+        boot_mac,
+        inventory: sysfs.inventory(),
+        uptime_ms: sysfs.uptime_ms(),
+    })
+}
+
+/// Shows an error that only a new boot can mend, for as long as the machine runs: somebody may
+/// look at its console tomorrow.
+fn stay(log: &Log, why: &str) -> ! {
+    loop {
+        log.line(why);
+        std::thread::sleep(REMINDER);
+    }
+}
+
+/// Becomes a shell that has the console for itself, as the child of PID 1. Returns only when that
+/// fails.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn shell() -> std::io::Error {
+    let prepared = || -> std::io::Result<()> {
+        rustix::process::setsid()?;
+        let console = std::fs::File::options().read(true).write(true).open("/dev/console")?;
+        // Without a controlling terminal Ctrl-C would not reach what runs in the shell. The shell
+        // works without it, so a refusal does not matter.
+        let _ = rustix::process::ioctl_tiocsctty(&console);
+        rustix::stdio::dup2_stdin(&console)?;
+        rustix::stdio::dup2_stdout(&console)?;
+        rustix::stdio::dup2_stderr(&console)?;
+        Ok(())
+    };
+    if let Err(error) = prepared() {
+        return error;
+    }
+    Command::new("/bin/sh")
+        .arg("-i")
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("HOME", "/")
+        .env("TERM", "linux")
+        .current_dir("/")
+        .exec()
+}

@@ -1,0 +1,180 @@
+//! What a boot client is told: PXE specification 2.1, RFC 4578, UEFI HTTP boot, and iPXE's own
+//! options. Also the two answers that a proxy gives.
+
+use crate::machine::{Advisor, CLIENT_PORT, Destination, Machine, Output, PXE_PORT, Request};
+use crate::options::{MessageType, Triples, code};
+use crate::packet::Packet;
+use crate::reply;
+use bugler_boot::BootAction;
+use bugler_model::Firmware;
+use std::net::SocketAddrV4;
+
+/// Option 43, PXE discovery control (6) = 8: use the boot file as given, ask no boot server.
+const USE_BOOT_FILE: [u8; 4] = [6, 1, 8, code::END];
+
+/// The same, with a menu prompt (10) of no seconds and the text "PXE": without it EDK2 does not
+/// take the answer of a boot server that has no menu.
+const USE_BOOT_FILE_OF_SERVER: [u8; 10] = [6, 1, 8, 10, 4, 0, b'P', b'X', b'E', code::END];
+
+/// Sub-option 71 of option 43: the boot server type and layer that the client picked.
+const BOOT_ITEM: u8 = 71;
+
+/// Sub-option 176 of option 175, "no-pxedhcp" = 1: iPXE does not wait for a proxy.
+const NO_PXEDHCP: [u8; 3] = [176, 1, 1];
+
+/// Which of our answers this is: clients expect different shapes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Together with an address.
+    WithAddress,
+    /// A proxy's offer on port 67.
+    Proxy,
+    /// A boot server's answer on port 4011.
+    BootServer,
+}
+
+impl Machine {
+    /// Adds what a boot client is to be given. [`BootAction::Silent`] adds nothing: the firmware
+    /// goes on to its next boot device.
+    pub(crate) fn put_boot(
+        &self,
+        reply: &mut Packet,
+        request: &Request<'_>,
+        action: &BootAction,
+        shape: Shape,
+    ) {
+        let Some(firmware) = request.facts.firmware else {
+            return;
+        };
+        let file = match action {
+            BootAction::Silent => return,
+            BootAction::Tftp(path) => path.clone(),
+            BootAction::Http(path) => {
+                format!(
+                    "http://{}:{}/boot/{path}",
+                    request.server, self.identity.http_port
+                )
+            }
+        };
+        reply.siaddr = request.server;
+        // Firmware takes only an answer that names its own class.
+        let class: &[u8] = if firmware == Firmware::UefiHttp {
+            b"HTTPClient"
+        } else {
+            b"PXEClient"
+        };
+        reply.options.push(code::VENDOR_CLASS, class);
+        if let Some(id) = request.packet.options.get(code::CLIENT_UUID) {
+            reply.options.push(code::CLIENT_UUID, id);
+        }
+        match (firmware, shape) {
+            // An offer without option 43 and without a file sends UEFI to port 4011 of `siaddr`;
+            // that is the one kind of proxy that all of EDK2's descendants take.
+            (Firmware::UefiPxe, Shape::Proxy) => return,
+            (Firmware::UefiPxe, Shape::BootServer) => {
+                reply.options.push(code::VENDOR, &USE_BOOT_FILE_OF_SERVER);
+            }
+            (Firmware::UefiPxe | Firmware::BiosPxe, _) => {
+                reply.options.push(code::VENDOR, &USE_BOOT_FILE);
+            }
+            (Firmware::IpxeBios | Firmware::IpxeUefi, Shape::WithAddress) => {
+                reply.options.push(code::IPXE, &NO_PXEDHCP);
+            }
+            (Firmware::IpxeBios | Firmware::IpxeUefi | Firmware::UefiHttp, _) => {}
+        }
+        // U-Boot's proxy path reads only the header; EDK2 prefers option 67. A name that is too
+        // long for the header is only in the option.
+        reply.set_file(file.as_bytes());
+        reply.options.push(code::BOOT_FILE, file.as_bytes());
+        if request.packet.options.wants(code::TFTP_SERVER) {
+            reply
+                .options
+                .push(code::TFTP_SERVER, request.server.to_string().as_bytes());
+        }
+    }
+
+    /// Port 67 in proxy mode: boot clients get an offer that has no address. Nobody is refused
+    /// anything, and requests for an address are the other server's.
+    pub(crate) fn proxy(
+        &self,
+        request: &Request<'_>,
+        advisor: &dyn Advisor,
+        out: &mut Vec<Output>,
+    ) {
+        let kind = match request.kind {
+            MessageType::Discover => MessageType::Offer,
+            MessageType::Inform => MessageType::Ack,
+            _ => return,
+        };
+        let Some(action) = self
+            .advice(request, advisor)
+            .filter(|action| *action != BootAction::Silent)
+        else {
+            return;
+        };
+        let mut packet = reply::to(request.packet, kind, request.server);
+        if kind == MessageType::Ack {
+            packet.ciaddr = request.packet.ciaddr;
+        }
+        self.put_boot(&mut packet, request, &action, Shape::Proxy);
+        reply::put_echoes(&mut packet, request.packet);
+        let to = reply::destination(request.packet, packet.yiaddr, request.client.mac);
+        if to == Destination::Broadcast {
+            packet.set_broadcast();
+        }
+        out.push(Output::Send(self.transmit(request, packet, to)));
+    }
+
+    /// Port 4011, in either mode: the answer of a boot server to a client that has its address.
+    pub(crate) fn boot_server(
+        &self,
+        request: &Request<'_>,
+        advisor: &dyn Advisor,
+        out: &mut Vec<Output>,
+    ) {
+        if !matches!(request.kind, MessageType::Request | MessageType::Inform) {
+            return;
+        }
+        let Some(action) = self
+            .advice(request, advisor)
+            .filter(|action| *action != BootAction::Silent)
+        else {
+            return;
+        };
+        let asked = request.packet;
+        let mut packet = reply::to(asked, MessageType::Ack, request.server);
+        packet.ciaddr = asked.ciaddr;
+        let item = asked
+            .options
+            .get(code::VENDOR)
+            .and_then(|value| Triples::new(value).find_code(BOOT_ITEM));
+        if let Some(item @ [_, _, _, _]) = item {
+            // PXE specification 2.1 section 2.2.6: the picked item comes back, and the client's
+            // address in yiaddr.
+            packet.yiaddr = asked.ciaddr;
+            let mut vendor = vec![BOOT_ITEM, 4];
+            vendor.extend_from_slice(item);
+            vendor.push(code::END);
+            packet.options.push(code::VENDOR, &vendor);
+        }
+        self.put_boot(&mut packet, request, &action, Shape::BootServer);
+        reply::put_echoes(&mut packet, asked);
+        let client = if asked.ciaddr.is_unspecified() {
+            *request.ingress.source.ip()
+        } else {
+            asked.ciaddr
+        };
+        let to = if client.is_unspecified() {
+            Destination::Broadcast
+        } else {
+            // EDK2 asks from port 68, BIOS ROMs from 68 or 4011: the answer goes where it came from.
+            let port = request.ingress.source.port();
+            Destination::Udp(SocketAddrV4::new(
+                client,
+                if port == 0 { CLIENT_PORT } else { port },
+            ))
+        };
+        debug_assert_eq!(request.ingress.port, PXE_PORT);
+        out.push(Output::Send(self.transmit(request, packet, to)));
+    }
+}

@@ -1,0 +1,104 @@
+//! The lab's command line: end-to-end scenarios, the image that they deploy.
+
+use anyhow::{Result, bail};
+use bugler_lab::enclosure::{self, Side};
+use bugler_lab::image::{self, Variant};
+use bugler_lab::run::Run;
+use bugler_lab::scenarios::{self, Scenario};
+use bugler_lab::slot::Slot;
+use clap::{Parser, Subcommand, ValueEnum};
+use std::process::ExitCode;
+
+/// Virtual machines, networks and peers for Bugler. Everything happens in network namespaces of its
+/// own; no real network is touched.
+#[derive(Parser)]
+#[command(name = "bugler-lab", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Play an end-to-end scenario; without a name, list them.
+    E2e {
+        /// Which one.
+        name: Option<String>,
+        /// Keep its folder, disks included, after a success too.
+        #[arg(long)]
+        keep: bool,
+    },
+    /// Build the Debian image that scenarios deploy, and print its path.
+    Image {
+        /// Which one.
+        #[arg(value_enum, default_value_t = ImageName::Small)]
+        variant: ImageName,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum ImageName {
+    Small,
+    Large,
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("bugler-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::E2e { name: None, .. } => {
+            for scenario in scenarios::all() {
+                println!("{:24} {}", scenario.name, scenario.proves);
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::E2e { name: Some(name), keep } => match scenarios::find(&name) {
+            Some(scenario) => play(scenario, keep),
+            None => bail!("there is no scenario {name}; `bugler-lab e2e` lists them"),
+        },
+        Command::Image { variant } => {
+            let variant = match variant {
+                ImageName::Small => Variant::Small,
+                ImageName::Large => Variant::Large,
+            };
+            let image = image::ensure(variant, &|text| eprintln!("{text}"))?;
+            println!("{}", image.disk.display());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn play(scenario: &Scenario, keep: bool) -> Result<ExitCode> {
+    let slot = prepare(scenario)?;
+    if let Side::Outside(code) = enclosure::enter(scenario.limit)? {
+        drop(slot);
+        return Ok(code);
+    }
+    let run = Run::start(scenario.name)?;
+    run.say(&format!("shows that {}", scenario.proves));
+    let outcome = (scenario.play)(&run);
+    Ok(match run.finish(outcome, keep) {
+        Ok(()) => ExitCode::SUCCESS,
+        // `finish` has printed it.
+        Err(_) => ExitCode::FAILURE,
+    })
+}
+
+/// What has to be done before the private network is entered.
+fn prepare(scenario: &Scenario) -> Result<Option<Slot>> {
+    if enclosure::is_inside() {
+        return Ok(None);
+    }
+    if scenario.image {
+        image::ensure(Variant::Small, &|text| println!("[{}] {text}", scenario.name))?;
+    }
+    scenario.machines.then(Slot::take).transpose()
+}

@@ -1,0 +1,103 @@
+//! One run of one scenario: its folder, its clock, and what is left of it.
+
+use crate::capture::Capture;
+use crate::net::Net;
+use crate::paths;
+use anyhow::{Context, Result};
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A run.
+#[derive(Debug)]
+pub struct Run {
+    name: String,
+    dir: PathBuf,
+    started: Instant,
+    log: Mutex<File>,
+}
+
+impl Run {
+    /// Begins a run of the scenario `name` in a new folder under `target/lab/runs/`.
+    ///
+    /// # Errors
+    ///
+    /// When the folder cannot be made.
+    pub fn start(name: &str) -> Result<Self> {
+        let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
+        let dir = paths::lab("runs")?.join(format!("{name}-{now}"));
+        fs::create_dir(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+        let log = dir.join("run.log");
+        let log = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
+        Ok(Self { name: name.to_owned(), dir, started: Instant::now(), log: Mutex::new(log) })
+    }
+
+    /// Where its files are.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The path of the file `name` in its folder.
+    #[must_use]
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// Time since it began.
+    #[must_use]
+    pub fn elapsed(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Prints a line with the time since the beginning, and keeps it in `run.log`.
+    pub fn say(&self, text: &str) {
+        let line = format!("[{} {:6.1} s] {text}", self.name, self.elapsed().as_secs_f64());
+        println!("{line}");
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        // The line is on standard output already.
+        let _ = writeln!(log, "{line}");
+    }
+
+    /// Captures what crosses the bridge into `bridge.pcap`.
+    ///
+    /// # Errors
+    ///
+    /// When tcpdump does not start.
+    pub fn capture(&self, _net: &Net) -> Result<Capture> {
+        Capture::start(&self.file("bridge.pcap"), &self.file("tcpdump.log"))
+    }
+
+    /// Ends the run. After a success, and unless `keep`, nothing is left of it; after a failure
+    /// everything but disks and firmware settings, and the path is printed.
+    ///
+    /// # Errors
+    ///
+    /// The scenario's own error.
+    pub fn finish(self, outcome: Result<()>, keep: bool) -> Result<()> {
+        match &outcome {
+            Ok(()) => self.say("passed"),
+            Err(error) => self.say(&format!("FAILED: {error:#}")),
+        }
+        if outcome.is_ok() && !keep {
+            // A folder that cannot be removed is no reason to fail what passed.
+            let _ = fs::remove_dir_all(&self.dir);
+            return outcome;
+        }
+        if !keep {
+            for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if path.extension().is_some_and(|kind| kind == "raw" || kind == "fd") {
+                    let _ = fs::remove_file(path);
+                }
+            }
+        }
+        self.say(&format!(
+            "consoles, packet capture and logs are in {}",
+            self.dir.display()
+        ));
+        outcome
+    }
+}

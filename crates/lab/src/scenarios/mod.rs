@@ -1,0 +1,36 @@
+//! What is proved with real firmware, one function each.
+
+mod harness;
+
+use crate::run::Run;
+use anyhow::Result;
+use std::time::Duration;
+
+/// One scenario.
+#[derive(Clone, Copy, Debug)]
+pub struct Scenario {
+    /// Its name on the command line and in folders.
+    pub name: &'static str,
+    /// What it proves, in one sentence.
+    pub proves: &'static str,
+    /// When it is ended, whatever it is doing.
+    pub limit: Duration,
+    /// Whether machines are switched on in it; then it waits for a place among those that run.
+    pub machines: bool,
+    /// Whether it needs the small Debian image.
+    pub image: bool,
+    /// What it does.
+    pub play: fn(&Run) -> Result<()>,
+}
+
+/// Every scenario.
+#[must_use]
+pub fn all() -> &'static [Scenario] {
+    harness::ALL
+}
+
+/// The scenario with that name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    all().iter().find(|scenario| scenario.name == name)
+}

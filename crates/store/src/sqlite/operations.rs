@@ -1,0 +1,382 @@
+//! The operations of [`Store`], each on its way: to memory, to the writer, to a reader.
+
+use super::identity::identity;
+use super::memory::Progressed;
+use super::{
+    SqliteStore, devices, events, images, leases, patch, register, resolve, sessions, tasks,
+};
+use crate::{
+    AgentAuth, EventFilter, Observed, Registration, ResolveError, Sighting, Store, StoreError,
+    TaskFilter, TaskReport, TokenHash,
+};
+use bugler_model::{
+    BootSession, Device, DeviceId, DevicePatch, Event, EventId, Firmware, Image, ImageId,
+    ImageState, Lease, MacAddr, NewEvent, NewImage, NewTask, Outcome, Presence, SessionId, Stage,
+    Task, TaskId, Timestamp,
+};
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+use tokio::sync::broadcast;
+use uuid::Uuid;
+
+/// Longest that "last seen" is ahead of the disk.
+const TOUCH_DELAY: Duration = Duration::from_secs(20);
+/// Longest that progress is ahead of the disk.
+const PROGRESS_DELAY: Duration = Duration::from_secs(3);
+
+impl SqliteStore {
+    /// The observed device, where the sighting tells nothing new but that it is there.
+    fn seen_before(&self, seen: &Sighting, now: Timestamp) -> Option<Observed> {
+        let uuid = identity(seen.uuid);
+        let known = self.memory.client(seen.mac, uuid)?;
+        let free = uuid.filter(|uuid| self.memory.device_with_uuid(*uuid).is_none());
+        let mut after = Device::clone(&known);
+        devices::absorb(&mut after, seen, free, self.limits.macs, now);
+        after.seen = known.seen;
+        if after != *known {
+            return None;
+        }
+        self.touch(known.id, None, now);
+        Some(Observed {
+            device: self.memory.device(known.id).unwrap_or(known),
+            new: false,
+        })
+    }
+
+    /// Takes a report that is progress alone, without waiting for the disk.
+    fn progress_alone(&self, report: &TaskReport, now: Timestamp) -> Option<Task> {
+        let TaskReport {
+            device,
+            task,
+            state,
+            progress,
+            message,
+        } = report;
+        if message.is_some() {
+            return None;
+        }
+        match self.memory.progress(*device, *task, *state, *progress, now) {
+            Progressed::Noted(task, flush) => {
+                if flush {
+                    self.writer.flush_within(PROGRESS_DELAY);
+                }
+                let event = events::event(EventId(0), tasks::progress_event(&task), now);
+                self.publish(event);
+                Some(*task)
+            }
+            Progressed::No => None,
+        }
+    }
+}
+
+/// The wall clock, for the one operation that is not told the time.
+fn wall_clock() -> Timestamp {
+    let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
+    Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
+#[async_trait::async_trait]
+impl Store for SqliteStore {
+    fn find_client(&self, mac: MacAddr, uuid: Option<Uuid>) -> Option<Arc<Device>> {
+        self.memory.client(mac, identity(uuid))
+    }
+
+    async fn observe(&self, seen: Sighting, now: Timestamp) -> Result<Observed, StoreError> {
+        if let Some(observed) = self.seen_before(&seen, now) {
+            return Ok(observed);
+        }
+        self.writer
+            .run("record a client", move |tx| {
+                devices::observe(tx, &seen, now)
+            })
+            .await
+    }
+
+    async fn register(
+        &self,
+        registration: Registration,
+        now: Timestamp,
+    ) -> Result<Arc<Device>, StoreError> {
+        self.writer
+            .run("register a device", move |tx| {
+                register::register(tx, &registration, now)
+            })
+            .await
+    }
+
+    async fn devices(&self) -> Result<Vec<Arc<Device>>, StoreError> {
+        Ok(self.memory.devices())
+    }
+
+    async fn device(&self, id: DeviceId) -> Result<Arc<Device>, StoreError> {
+        self.memory
+            .device(id)
+            .ok_or_else(|| StoreError::NotFound(format!("device {id}")))
+    }
+
+    async fn resolve_device(&self, text: &str) -> Result<Arc<Device>, ResolveError> {
+        resolve::resolve(&self.memory.devices(), text)
+    }
+
+    async fn patch_device(
+        &self,
+        id: DeviceId,
+        patch: DevicePatch,
+        now: Timestamp,
+    ) -> Result<Arc<Device>, StoreError> {
+        self.writer
+            .run("change a device", move |tx| {
+                patch::patch(tx, id, &patch, now)
+            })
+            .await
+    }
+
+    async fn remove_device(&self, id: DeviceId, now: Timestamp) -> Result<(), StoreError> {
+        self.writer
+            .run("remove a device", move |tx| devices::remove(tx, id, now))
+            .await
+    }
+
+    async fn set_presence(
+        &self,
+        id: DeviceId,
+        presence: Presence,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        if self
+            .memory
+            .device(id)
+            .is_some_and(|device| device.presence == presence)
+        {
+            if presence != Presence::Lost {
+                self.touch(id, None, now);
+            }
+            return Ok(());
+        }
+        self.writer
+            .run("record a device's presence", move |tx| {
+                devices::set_presence(tx, id, presence, now)
+            })
+            .await
+    }
+
+    fn touch(&self, id: DeviceId, address: Option<Ipv4Addr>, now: Timestamp) {
+        if self.memory.touch(id, address, now) {
+            self.writer.flush_within(TOUCH_DELAY);
+        }
+    }
+
+    async fn begin_session(
+        &self,
+        device: DeviceId,
+        firmware: Option<Firmware>,
+        now: Timestamp,
+    ) -> Result<SessionId, StoreError> {
+        self.writer
+            .run("begin a boot session", move |tx| {
+                sessions::begin(tx, device, firmware, now)
+            })
+            .await
+    }
+
+    fn open_session(&self, device: DeviceId) -> Option<Arc<BootSession>> {
+        self.memory.open_session(device)
+    }
+
+    async fn reach_stage(
+        &self,
+        session: SessionId,
+        stage: Stage,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.writer
+            .run("record a stage of a boot", move |tx| {
+                sessions::reach_stage(tx, session, stage, now)
+            })
+            .await
+    }
+
+    async fn end_session(
+        &self,
+        session: SessionId,
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.writer
+            .run("end a boot session", move |tx| {
+                sessions::end(tx, session, outcome, now)
+            })
+            .await
+    }
+
+    async fn sessions(
+        &self,
+        device: DeviceId,
+        limit: usize,
+    ) -> Result<Vec<BootSession>, StoreError> {
+        self.readers
+            .query("list boot sessions", move |sql| {
+                sessions::latest(sql, device, limit)
+            })
+            .await
+    }
+
+    async fn set_boot_token(&self, session: SessionId, token: TokenHash) -> Result<(), StoreError> {
+        self.writer
+            .run("keep a boot token", move |tx| {
+                sessions::set_boot_token(tx, session, token)
+            })
+            .await
+    }
+
+    async fn boot_token(
+        &self,
+        token: TokenHash,
+    ) -> Result<Option<(DeviceId, SessionId)>, StoreError> {
+        self.readers
+            .query("look up a boot token", move |sql| {
+                sessions::boot_token(sql, token)
+            })
+            .await
+    }
+
+    fn agent_token(&self, token: TokenHash) -> Option<AgentAuth> {
+        self.memory.agent(token)
+    }
+
+    async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
+        self.readers.query("list leases", leases::all).await
+    }
+
+    async fn commit_leases(&self, leases: Vec<Lease>) -> Result<(), StoreError> {
+        let now = wall_clock();
+        self.writer
+            .run("write leases", move |tx| leases::commit(tx, &leases, now))
+            .await
+    }
+
+    async fn create_tasks(
+        &self,
+        tasks: Vec<NewTask>,
+        now: Timestamp,
+    ) -> Result<Vec<Task>, StoreError> {
+        self.writer
+            .run("make tasks", move |tx| tasks::create(tx, tasks, now))
+            .await
+    }
+
+    async fn claim_task(
+        &self,
+        device: DeviceId,
+        now: Timestamp,
+    ) -> Result<Option<Task>, StoreError> {
+        if self
+            .memory
+            .device(device)
+            .is_some_and(|device| device.open_tasks == 0)
+        {
+            return Ok(None);
+        }
+        self.writer
+            .run("claim a task", move |tx| tasks::claim(tx, device, now))
+            .await
+    }
+
+    async fn report_task(&self, report: TaskReport, now: Timestamp) -> Result<Task, StoreError> {
+        if let Some(task) = self.progress_alone(&report, now) {
+            return Ok(task);
+        }
+        self.writer
+            .run("record a report on a task", move |tx| {
+                tasks::report(tx, &report, now)
+            })
+            .await
+    }
+
+    async fn cancel_task(&self, id: TaskId, by: &str, now: Timestamp) -> Result<Task, StoreError> {
+        let by = by.to_owned();
+        self.writer
+            .run("cancel a task", move |tx| tasks::cancel(tx, id, &by, now))
+            .await
+    }
+
+    async fn task(&self, id: TaskId) -> Result<Task, StoreError> {
+        match self.memory.open_task(id) {
+            Some(task) => Ok(task),
+            None => {
+                self.readers
+                    .query("read a task", move |sql| tasks::one(sql, id))
+                    .await
+            }
+        }
+    }
+
+    async fn tasks(&self, filter: TaskFilter) -> Result<Vec<Task>, StoreError> {
+        let mut tasks = self
+            .readers
+            .query("list tasks", move |sql| tasks::filtered(sql, &filter))
+            .await?;
+        for task in &mut tasks {
+            self.memory.overlay_task(task);
+        }
+        Ok(tasks)
+    }
+
+    async fn add_image(&self, image: NewImage, now: Timestamp) -> Result<Image, StoreError> {
+        self.writer
+            .run("enter an image", move |tx| images::add(tx, image, now))
+            .await
+    }
+
+    async fn images(&self) -> Result<Vec<Image>, StoreError> {
+        self.readers.query("list images", images::all).await
+    }
+
+    async fn image(&self, text: &str) -> Result<Image, StoreError> {
+        let text = text.to_owned();
+        self.readers
+            .query("read an image", move |sql| images::find(sql, &text))
+            .await
+    }
+
+    async fn remove_image(&self, id: ImageId, now: Timestamp) -> Result<(), StoreError> {
+        self.writer
+            .run("remove an image", move |tx| images::remove(tx, id, now))
+            .await
+    }
+
+    async fn set_image_state(
+        &self,
+        id: ImageId,
+        state: ImageState,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.writer
+            .run("record an image's state", move |tx| {
+                images::set_state(tx, id, state, now)
+            })
+            .await
+    }
+
+    async fn append_event(&self, event: NewEvent, now: Timestamp) -> Result<Event, StoreError> {
+        self.writer
+            .run("keep an event", move |tx| events::append(tx, event, now))
+            .await
+    }
+
+    fn publish(&self, event: Event) {
+        // Nobody may be listening.
+        drop(self.events.send(Arc::new(event)));
+    }
+
+    async fn events(&self, filter: EventFilter) -> Result<Vec<Event>, StoreError> {
+        self.readers
+            .query("list events", move |sql| events::filtered(sql, &filter))
+            .await
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
+        self.events.subscribe()
+    }
+}

@@ -1,0 +1,270 @@
+//! One transfer with its socket.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags};
+
+use super::listener::Route;
+use super::openers::Job;
+use super::timers::Alarm;
+use crate::machine::{End, Limits, Machine, Output, Terms};
+use crate::observer::{Event, Transfer};
+use crate::packet::{ErrorCode, Packet};
+use crate::source::Content;
+use crate::stage::Stage;
+use crate::sys;
+
+/// The most datagrams that one send may be cut into (`UDP_MAX_SEGMENTS` of Linux before 6.9).
+const MAX_SEGMENTS: usize = 64;
+/// The most bytes of one send: an IPv4 packet less its headers.
+const MAX_SEND: usize = 65_507;
+/// The most data of one window: it fits the socket's default send buffer, and bounds the memory.
+const MAX_WINDOW_BYTES: u32 = 128 * 1024;
+
+/// A transfer that is under way.
+#[derive(Debug)]
+pub(super) struct Conn {
+    socket: OwnedFd,
+    machine: Machine,
+    stage: Stage,
+    terms: Terms,
+    /// Windows go out by segmentation offload.
+    offload: bool,
+    pub(super) transfer: Transfer,
+    pub(super) route: Route,
+    pub(super) fingerprint: u64,
+    received: Duration,
+    pub(super) alarm: Option<Alarm>,
+}
+
+/// Whether a datagram left. One that the network had no room for counts as sent: it is as good as
+/// lost on the way, and repaired in the same manner.
+enum Sent {
+    Yes,
+    /// An earlier one reached the client's machine and found its port closed.
+    PortClosed,
+}
+
+impl Conn {
+    /// Agrees on terms, opens a socket and sends the first answer. Gives the transfer, the event that
+    /// it started, and the event that ended it at once, if one did.
+    ///
+    /// # Errors
+    /// Whatever making the socket brings, with the job that it was for.
+    pub(super) fn start(
+        job: Job,
+        content: Content,
+        size: u64,
+        max_windowsize: u16,
+        now: Duration,
+    ) -> Result<(Self, Event, Option<Event>), (Job, io::Error)> {
+        let (socket, mtu) = match connect(&job.route) {
+            Ok(made) => made,
+            Err(error) => return Err((job, error)),
+        };
+        let limits = Limits {
+            blksize: Limits::blksize_for_mtu(mtu),
+            windowsize: max_windowsize,
+            window_bytes: MAX_WINDOW_BYTES,
+        };
+        let terms = Terms::agree(&job.options, size, &limits);
+        let blocks = terms.blocks(size);
+        let (machine, first) = Machine::new(&terms, blocks, now);
+        let stage = Stage::new(content, job.mode, size, terms.blksize, terms.windowsize, blocks);
+        let segment = u16::try_from(stage.packet_len()).ok();
+        let offload = terms.windowsize > 1
+            && segment.is_some_and(|size| sys::set_segment_size(&socket, size).is_ok());
+        let mut conn = Self {
+            socket,
+            machine,
+            stage,
+            terms,
+            offload,
+            transfer: job.transfer,
+            route: job.route,
+            fingerprint: job.fingerprint,
+            received: job.received,
+            alarm: None,
+        };
+        let started =
+            Event::Started { size, blksize: terms.blksize, windowsize: terms.windowsize };
+        let ended = conn.perform(first, now);
+        Ok((conn, started, ended))
+    }
+
+    /// When it wants [`timeout`](Self::timeout) to be called.
+    pub(super) fn deadline(&self) -> Duration {
+        self.machine.deadline()
+    }
+
+    /// Whether the client has answered.
+    pub(super) fn progressed(&self) -> bool {
+        self.machine.progressed()
+    }
+
+    /// Takes one datagram from the socket, and gives the event that ended the transfer, if one did.
+    pub(super) fn readable(&mut self, now: Duration) -> Option<Event> {
+        // An ACK has four bytes. What an ERROR has to say beyond this buffer is cut off.
+        let mut buffer = [0; 256];
+        let output = match rustix::net::recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
+            Ok((len, _)) => match Packet::decode(buffer.get(..len).unwrap_or_default()) {
+                Ok(packet) => self.machine.packet(&packet, now),
+                Err(_) => Output::Wait,
+            },
+            Err(Errno::CONNREFUSED) => self.machine.unreachable(),
+            // Nothing there, or a network that is away for the moment: the deadline decides.
+            Err(_) => Output::Wait,
+        };
+        self.perform(output, now)
+    }
+
+    /// Takes the passing of the deadline.
+    pub(super) fn timeout(&mut self, now: Duration) -> Option<Event> {
+        let output = self.machine.timeout(now);
+        self.perform(output, now)
+    }
+
+    /// The event of a transfer that the server itself ends.
+    pub(super) fn failed(&self, reason: impl Into<String>) -> Event {
+        Event::Failed { reason: reason.into(), bytes: self.acknowledged() }
+    }
+
+    /// The event of a transfer whose client has asked for something else meanwhile.
+    pub(super) fn superseded(&self) -> Event {
+        let message = "the client made another request from the same port".to_owned();
+        Event::Aborted { code: None, message, bytes: self.acknowledged() }
+    }
+
+    fn acknowledged(&self) -> u64 {
+        self.stage.bytes_in(self.machine.acknowledged())
+    }
+
+    fn perform(&mut self, mut output: Output, now: Duration) -> Option<Event> {
+        loop {
+            let sent = match output {
+                Output::Wait => return None,
+                Output::End(end) => return Some(self.ended(end, now)),
+                Output::OptionAck => self.send(&Packet::OptionAck(self.terms.oack).to_bytes()),
+                Output::Blocks { first, count } => match self.send_blocks(first, count) {
+                    Ok(sent) => sent,
+                    Err(error) => return Some(self.unreadable(&error)),
+                },
+            };
+            match sent {
+                Sent::Yes => return None,
+                Sent::PortClosed => output = self.machine.unreachable(),
+            }
+        }
+    }
+
+    fn ended(&self, end: End, now: Duration) -> Event {
+        match end {
+            End::Finished { confirmed } => Event::Finished {
+                bytes: self.stage.size(),
+                duration: now.saturating_sub(self.received),
+                retransmitted: self.machine.retransmitted(),
+                confirmed,
+            },
+            End::Aborted { code, message } => {
+                Event::Aborted { code, message, bytes: self.acknowledged() }
+            }
+            End::Silent => self.failed(format!(
+                "the client did not answer for {} s",
+                crate::machine::GIVE_UP.as_secs()
+            )),
+        }
+    }
+
+    fn unreadable(&self, error: &io::Error) -> Event {
+        let message = b"the server cannot read the file";
+        self.send(&Packet::Error { code: ErrorCode::NOT_DEFINED, message }.to_bytes());
+        self.failed(format!("reading the content: {error}"))
+    }
+
+    fn send_blocks(&mut self, first: u64, count: u16) -> io::Result<Sent> {
+        let packet = self.stage.packet_len();
+        let packets = self.stage.packets(first, count)?;
+        if !self.offload {
+            return Ok(send_each(&self.socket, packets, packet));
+        }
+        let most = (MAX_SEND / packet).clamp(1, MAX_SEGMENTS) * packet;
+        for (index, part) in packets.chunks(most).enumerate() {
+            match send_once(&self.socket, part) {
+                Ok(Sent::Yes) => {}
+                Ok(Sent::PortClosed) => return Ok(Sent::PortClosed),
+                // A device that cannot sum checksums, or a rule that wants whole packets: from now
+                // on, one by one.
+                Err(errno) => {
+                    tracing::debug!(%errno, peer = %self.route.peer, "no segmentation offload");
+                    let _ = sys::set_segment_size(&self.socket, 0);
+                    self.offload = false;
+                    let rest = packets.get(index * most..).unwrap_or_default();
+                    return Ok(send_each(&self.socket, rest, packet));
+                }
+            }
+        }
+        Ok(Sent::Yes)
+    }
+
+    fn send(&self, datagram: &[u8]) -> Sent {
+        send_each(&self.socket, datagram, datagram.len().max(1))
+    }
+}
+
+impl AsFd for Conn {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Answers a request with an ERROR, from a port of its own as any answer. It may be lost: then the
+/// client asks again.
+pub(super) fn refuse(route: &Route, code: ErrorCode, message: &str) {
+    let packet = Packet::Error { code, message: message.as_bytes() };
+    let sent = route.connect().and_then(|socket| {
+        let bytes = packet.to_bytes();
+        rustix::net::send(&socket, &bytes, SendFlags::DONTWAIT).map_err(io::Error::from)
+    });
+    if let Err(error) = sent {
+        tracing::debug!(%error, peer = %route.peer, "TFTP error answer");
+    }
+}
+
+fn connect(route: &Route) -> io::Result<(OwnedFd, u32)> {
+    let socket = route.connect()?;
+    // Of the route to this client, so never more than the interface's.
+    let mtu = rustix::net::sockopt::ip_mtu(&socket)?;
+    Ok((socket, mtu))
+}
+
+/// Sends datagrams of `len` bytes, the last maybe shorter.
+fn send_each(socket: &OwnedFd, datagrams: &[u8], len: usize) -> Sent {
+    for datagram in datagrams.chunks(len) {
+        let sent = match send_once(socket, datagram) {
+            // The path became narrower since the block size was agreed: fragments are what is left.
+            Err(Errno::MSGSIZE) => {
+                let _ = sys::allow_fragments(socket);
+                send_once(socket, datagram)
+            }
+            other => other,
+        };
+        if let Ok(Sent::PortClosed) = sent {
+            return Sent::PortClosed;
+        }
+    }
+    Sent::Yes
+}
+
+/// # Errors
+/// Only those that another way of sending might not bring.
+fn send_once(socket: &OwnedFd, datagram: &[u8]) -> Result<Sent, Errno> {
+    match rustix::net::send(socket, datagram, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+        Ok(_) => Ok(Sent::Yes),
+        Err(Errno::CONNREFUSED) => Ok(Sent::PortClosed),
+        Err(errno @ (Errno::MSGSIZE | Errno::INVAL | Errno::IO | Errno::OPNOTSUPP)) => Err(errno),
+        Err(_) => Ok(Sent::Yes),
+    }
+}
