@@ -20,10 +20,16 @@ use network::Network;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often an error that only a new boot can mend is shown again.
 const REMINDER: Duration = Duration::from_secs(60);
+
+/// How long the first registration waits for all drivers to be loaded, and then for a disk. Drivers
+/// look for disks in the background, within a second or two; a machine without a disk waits for
+/// nothing more.
+const DRIVERS_WAIT: Duration = Duration::from_secs(10);
+const DISK_WAIT: Duration = Duration::from_secs(2);
 
 /// The work of the boot environment, in the child of PID 1. Returns only by rebooting.
 pub fn work() -> ! {
@@ -65,6 +71,7 @@ pub fn work() -> ! {
         Ok(api) => api,
         Err(error) => stay(&log, &chain(&error)),
     };
+    wait_for_disks(&sysfs, &arrivals);
     let machine = Machine {
         inventory: &|| sysfs.inventory(),
         settings: Settings::default(),
@@ -78,6 +85,15 @@ pub fn work() -> ! {
             log.line(format!("cannot {}: {error}; use the power button", power.word()));
         }
     }
+}
+
+/// Gives the drivers the time to find a disk, so that the first registration tells it. What comes
+/// later is told by another registration.
+fn wait_for_disks(sysfs: &Sysfs, arrivals: &Arrivals) {
+    let settled = || arrivals.is_settled().then_some(());
+    arrivals.wait_for(Instant::now() + DRIVERS_WAIT, settled);
+    let disk = || (!sysfs.disks().is_empty()).then_some(());
+    arrivals.wait_for(Instant::now() + DISK_WAIT, disk);
 }
 
 fn introduction(sysfs: Sysfs, boot_token: String, boot_mac: MacAddr) -> Introduction {

@@ -221,6 +221,52 @@ pub(crate) fn gpt_sector_size(start: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::io::Write;
+
+    /// A small archive of each kind, with blocks that compress and blocks that do not.
+    fn archives() -> [Vec<u8>; 4] {
+        let content: Vec<u8> = (0..3000u32)
+            .flat_map(|i| (i.wrapping_mul(2_654_435_761) >> (i / 500 * 4)).to_le_bytes())
+            .collect();
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        gzip.write_all(&content).unwrap();
+        let options = lzma_rust2::XzOptions::with_preset(3);
+        let mut xz = lzma_rust2::XzWriter::new(Vec::new(), options).unwrap();
+        xz.write_all(&content).unwrap();
+        let mut bzip2 = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::best());
+        bzip2.write_all(&content).unwrap();
+        [
+            gzip.finish().unwrap(),
+            xz.finish().unwrap(),
+            zstd::encode_all(&content[..], 19).unwrap(),
+            bzip2.finish().unwrap(),
+        ]
+    }
+
+    proptest! {
+        /// Whatever a hostile archive says, its decoder ends, with an error or without.
+        #[test]
+        fn no_archive_makes_a_decoder_panic_or_hang(
+            which in 0usize..4,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let mut archive = archives()[which].clone();
+            for (at, byte) in changes {
+                let at = at.index(archive.len());
+                archive[at] = byte;
+            }
+            archive.truncate(archive.len() - cut.index(archive.len()) / 8);
+            for format in [Format::Gzip, Format::Xz, Format::Zstd, Format::Bzip2] {
+                if let Ok(decoder) = format.unpack(&archive[..]) {
+                    let mut out = Vec::new();
+                    let _ = decoder.take(1 << 20).read_to_end(&mut out);
+                    prop_assert!(out.len() <= 1 << 20);
+                }
+            }
+        }
+    }
 
     #[test]
     fn archives_are_told_by_content() {

@@ -143,7 +143,7 @@ impl BootService {
                     .iter()
                     .find(|(known, _)| *known == name)
                     .ok_or_else(missing)?;
-                self.fetching(peer, Stage::Loader, format!("fetches {name}"));
+                self.fetching(peer, Stage::Loader);
                 Ok(Content::Bytes(bytes.clone()))
             }
             Node::Bootenv {
@@ -151,11 +151,12 @@ impl BootService {
                 version,
                 file,
             } => {
-                let (stage, what) = match file {
-                    "vmlinuz" => (Stage::Kernel, "the kernel"),
-                    _ => (Stage::Initramfs, "the initramfs"),
+                let stage = if file == "vmlinuz" {
+                    Stage::Kernel
+                } else {
+                    Stage::Initramfs
                 };
-                self.fetching(peer, stage, format!("fetches {what}"));
+                self.fetching(peer, stage);
                 Ok(Content::File(
                     self.bootenvs.join(arch).join(version).join(file),
                 ))
@@ -182,7 +183,7 @@ impl BootService {
         }
     }
 
-    fn fetching(&self, peer: IpAddr, stage: Stage, text: String) {
+    fn fetching(&self, peer: IpAddr, stage: Stage) {
         let IpAddr::V4(address) = peer.to_canonical() else {
             return;
         };
@@ -191,7 +192,6 @@ impl BootService {
                 mac,
                 stage,
                 address,
-                text,
                 at: clock::now(),
             });
         }
@@ -265,12 +265,10 @@ impl BootService {
             return Ok(local_script(firmware, &plan.why));
         }
         if let IpAddr::V4(address) = peer.to_canonical() {
-            let text = format!("fetches its script: the agent, because {}", plan.why);
             self.recorder.see(Seen::Fetching {
                 mac,
                 stage: Stage::Script,
                 address,
-                text,
                 at: now,
             });
         }

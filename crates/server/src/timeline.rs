@@ -42,7 +42,6 @@ pub(crate) enum Seen {
         mac: MacAddr,
         stage: Stage,
         address: Ipv4Addr,
-        text: String,
         at: Timestamp,
     },
     /// A transfer ended. `stage` is reached by it where it was whole.
@@ -108,7 +107,6 @@ impl Timeline {
                 mac,
                 stage,
                 address,
-                text,
                 at,
             } => {
                 let Some(device) = self.store.find_client(mac, None) else {
@@ -116,8 +114,7 @@ impl Timeline {
                 };
                 self.store.touch(device.id, Some(address), at);
                 let session = session_for(&*self.store, &device, device.firmware, at).await?;
-                self.store.reach_stage(session, stage, at).await?;
-                self.event(&device, Some(session), text, at).await
+                self.store.reach_stage(session, stage, at).await
             }
             Seen::Fetched {
                 mac,
@@ -277,17 +274,6 @@ fn begins_anew(session: &BootSession, firmware: Firmware) -> bool {
     } else {
         reached(Stage::Loader)
     }
-}
-
-/// Says in the events that something concerns a device, without waiting for it.
-pub(crate) fn note_device(store: &Arc<dyn Store>, device: DeviceId, text: String) {
-    let store = store.clone();
-    tokio::spawn(async move {
-        let event = NewEvent::new(EventKind::Boot, text).device(device);
-        if let Err(error) = store.append_event(event, clock::now()).await {
-            tracing::warn!(error = %clock::chain(&error), "an event could not be written");
-        }
-    });
 }
 
 #[cfg(test)]

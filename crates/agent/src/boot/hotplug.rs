@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,12 +25,23 @@ const MODULE_INIT_COMPRESSED_FILE: i32 = 4;
 pub(crate) struct Arrivals {
     count: Mutex<u64>,
     changed: Condvar,
+    settled: AtomicBool,
 }
 
 impl Arrivals {
     fn add(&self) {
         *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.changed.notify_all();
+    }
+
+    fn settle(&self) {
+        self.settled.store(true, Ordering::SeqCst);
+        self.add();
+    }
+
+    /// Whether drivers for everything that was there at the start have been loaded.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.settled.load(Ordering::SeqCst)
     }
 
     /// Calls `look` now and after every arrival until it finds something, at most until `end`.
@@ -58,11 +70,11 @@ impl Arrivals {
 pub(crate) fn run(arrivals: &Arrivals, log: &Log) {
     // Before the walk, so that nothing that appears during it is missed.
     let uevents = Uevents::open();
-    let mut loader = Loader::new(log);
+    let mut loader = Loader::new(arrivals, log);
     if let Some(loader) = &mut loader {
         loader.load_for_everything(Path::new("/sys/devices"));
     }
-    arrivals.add();
+    arrivals.settle();
     let uevents = match uevents {
         Ok(uevents) => uevents,
         Err(error) => {
@@ -132,8 +144,15 @@ fn modaliases(dir: &Path, depth: usize, found: &mut BTreeSet<String>) {
     }
 }
 
+/// Whether a modalias is that of a network interface, or of what carries one: class 2 on PCI, an
+/// interface on virtio.
+fn is_network(alias: &str) -> bool {
+    alias.starts_with("virtio:d00000001") || (alias.starts_with("pci:") && alias.contains("bc02"))
+}
+
 struct Loader<'a> {
     modules: Modules,
+    arrivals: &'a Arrivals,
     log: &'a Log,
     aliases: BTreeSet<String>,
     tried: BTreeSet<String>,
@@ -141,12 +160,13 @@ struct Loader<'a> {
 
 impl<'a> Loader<'a> {
     /// `None`, and a line in the log, where the boot environment has no modules for this kernel.
-    fn new(log: &'a Log) -> Option<Self> {
+    fn new(arrivals: &'a Arrivals, log: &'a Log) -> Option<Self> {
         let release = rustix::system::uname().release().to_string_lossy().into_owned();
         let dir = Path::new("/lib/modules").join(&release);
         match Modules::load(&dir) {
             Ok(modules) => Some(Self {
                 modules,
+                arrivals,
                 log,
                 aliases: BTreeSet::new(),
                 tried: BTreeSet::new(),
@@ -159,18 +179,22 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Walks until a walk finds nothing new: a driver for a bus brings devices with it.
+    /// Walks until a walk finds nothing new: a driver for a bus brings devices with it. Network
+    /// interfaces come first, so that an address is asked for while the rest is loaded.
     fn load_for_everything(&mut self, devices: &Path) {
         let began = Instant::now();
         loop {
             let mut found = BTreeSet::new();
             modaliases(devices, MAX_DEPTH, &mut found);
-            let before = self.aliases.len();
+            found.retain(|alias| !self.aliases.contains(alias));
+            if found.is_empty() {
+                break;
+            }
+            if found.iter().any(|alias| is_network(alias)) {
+                found.retain(|alias| is_network(alias));
+            }
             for alias in found {
                 self.load_for(&alias);
-            }
-            if self.aliases.len() == before {
-                break;
             }
         }
         let (count, time) = (self.tried.len(), began.elapsed().as_millis());
@@ -185,6 +209,7 @@ impl<'a> Loader<'a> {
         for name in self.modules.closure(wanted) {
             if self.tried.insert(name.clone()) {
                 self.load(&name);
+                self.arrivals.add();
             }
         }
     }
@@ -234,6 +259,14 @@ mod tests {
         assert_eq!(added_modalias(gone), None);
         assert_eq!(added_modalias(b"add@/x\0ACTION=add\0"), None);
         assert_eq!(added_modalias(b"\xff\0ACTION=add\0MODALIAS=\xff\0"), None);
+    }
+
+    #[test]
+    fn interfaces_are_told_from_the_rest() {
+        assert!(is_network("pci:v00001AF4d00001000sv00001AF4sd00000001bc02sc00i00"));
+        assert!(is_network("virtio:d00000001v00001AF4"));
+        assert!(!is_network("pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01"));
+        assert!(!is_network("virtio:d00000002v00001AF4") && !is_network("acpi:bc02:"));
     }
 
     #[test]

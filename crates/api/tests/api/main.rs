@@ -5,6 +5,7 @@ mod boot;
 mod chunks;
 mod events;
 mod field;
+mod field_script;
 mod images;
 mod lab;
 mod openapi;

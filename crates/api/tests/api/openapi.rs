@@ -28,10 +28,12 @@ fn every_operation_says_what_it_is_and_what_it_may_answer() {
     let document = serde_json::to_value(bugler_api::openapi()).unwrap();
     let paths = document["paths"].as_object().unwrap();
     assert!(paths.len() >= 14, "{}", paths.len());
-    let mut ids = std::collections::HashSet::new();
+    let mut ids = std::collections::HashSet::<String>::new();
     for (path, operations) in paths {
         assert!(path.starts_with("/api/v1/"), "{path}");
         for (method, operation) in operations.as_object().unwrap() {
+            let id = operation["operationId"].as_str().unwrap();
+            assert!(ids.insert(id.to_owned()), "{id} is there twice");
             assert!(
                 operation["summary"].is_string(),
                 "{method} {path} has no summary"

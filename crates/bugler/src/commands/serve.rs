@@ -4,6 +4,7 @@ use crate::cli;
 use anyhow::{Context, Result};
 use bugler_server::config::{Config, DhcpMode, Interface};
 use bugler_server::run;
+use std::io::IsTerminal;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +15,7 @@ pub(super) fn run(args: cli::Serve) -> Result<()> {
                 .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .init();
     let config = configuration(args)?;

@@ -280,3 +280,18 @@ fn the_name_of_the_content_is_the_hash_of_the_manifest() {
     let expected = [&disk[..CHUNK], &disk[2 * CHUNK..]].map(|c| *blake3::hash(c).as_bytes());
     assert_eq!(hashes, expected);
 }
+
+/// A server hands these to its blocking threads.
+#[test]
+fn everything_can_go_to_another_thread() {
+    fn check<T: Send + 'static>(value: T) -> T {
+        std::thread::spawn(move || value).join().unwrap()
+    }
+    let (_dir, store) = new_store();
+    let store = check(store);
+    let added = check(add(&store, &image(&[1])));
+    let reader = check(store.open_raw(&added.manifest).unwrap());
+    assert_eq!(reader.manifest().disk_size, CHUNK as u64);
+    let collector = check(store.begin_gc().unwrap());
+    assert_eq!(collector.sweep(&[], true).unwrap(), Default::default());
+}

@@ -24,6 +24,9 @@ const MAX_SEND: usize = 65_507;
 /// The most data of one window: it fits the socket's default send buffer, and bounds the memory.
 const MAX_WINDOW_BYTES: u32 = 128 * 1024;
 
+/// How many datagrams that bring nothing are read before others get their turn.
+const DATAGRAMS_AT_A_TIME: usize = 32;
+
 /// A transfer that is under way.
 #[derive(Debug)]
 pub(super) struct Conn {
@@ -105,24 +108,45 @@ impl Conn {
         self.machine.progressed()
     }
 
-    /// Takes one datagram from the socket, and gives the event that ended the transfer, if one did.
+    /// Takes datagrams from the socket, and gives the event that ended the transfer, if one did.
+    ///
+    /// epoll reports only arrivals (edges), and what has arrived is read only until something was
+    /// sent in answer: in lockstep that saves the call that finds nothing. What is left behind can
+    /// only be a repetition, is read after the next arrival, and by [`timeout`](Self::timeout).
     pub(super) fn readable(&mut self, now: Duration) -> Option<Event> {
+        for _ in 0..DATAGRAMS_AT_A_TIME {
+            let output = self.receive(now)?;
+            if output != Output::Wait {
+                return self.perform(output, now);
+            }
+        }
+        None
+    }
+
+    /// Takes one datagram; None when there is none.
+    fn receive(&mut self, now: Duration) -> Option<Output> {
         // An ACK has four bytes. What an ERROR has to say beyond this buffer is cut off.
         let mut buffer = [0; 256];
-        let output = match rustix::net::recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
-            Ok((len, _)) => match Packet::decode(buffer.get(..len).unwrap_or_default()) {
+        match rustix::net::recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
+            Ok((len, _)) => Some(match Packet::decode(buffer.get(..len).unwrap_or_default()) {
                 Ok(packet) => self.machine.packet(&packet, now),
                 Err(_) => Output::Wait,
-            },
-            Err(Errno::CONNREFUSED) => self.machine.unreachable(),
-            // Nothing there, or a network that is away for the moment: the deadline decides.
-            Err(_) => Output::Wait,
-        };
-        self.perform(output, now)
+            }),
+            Err(Errno::AGAIN) => None,
+            Err(Errno::CONNREFUSED) => Some(self.machine.unreachable()),
+            // A signal, or a network that is away for the moment.
+            Err(_) => Some(Output::Wait),
+        }
     }
 
     /// Takes the passing of the deadline.
     pub(super) fn timeout(&mut self, now: Duration) -> Option<Event> {
+        if now < self.machine.deadline() {
+            return None;
+        }
+        if let Some(ended) = self.readable(now) {
+            return Some(ended);
+        }
         let output = self.machine.timeout(now);
         self.perform(output, now)
     }

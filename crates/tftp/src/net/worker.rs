@@ -31,6 +31,11 @@ const REQUEST_BUFFER: usize = 2048;
 /// The token of the eventfd; the listeners follow it. Tokens of transfers have a generation, at least
 /// 1, in their upper half.
 const WAKER: u64 = 0;
+/// How long to look for an ACK before sleeping, when the last one came within this time. To fall
+/// asleep and be woken costs some microseconds, which a lone client in lockstep pays for each block.
+const SPIN: Duration = Duration::from_micros(25);
+/// With more transfers than this, there is mostly one that is ready.
+const SPIN_TRANSFERS: usize = 8;
 /// How often the log may say that requests are dropped.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -49,6 +54,8 @@ pub(super) struct Worker {
     opening: usize,
     requests: u64,
     complained: Option<Duration>,
+    /// The last wait was so short that sleeping costs more than it saves.
+    spin: bool,
     epoch: Instant,
 }
 
@@ -143,6 +150,7 @@ impl Worker {
             opening: 0,
             requests: 0,
             complained: None,
+            spin: false,
             epoch: Instant::now(),
         })
     }
@@ -151,19 +159,7 @@ impl Worker {
     pub(super) fn run(mut self) -> Result<(), Error> {
         let mut events = Vec::with_capacity(EVENTS);
         while !self.stop.load(Ordering::Acquire) {
-            events.clear();
-            let timeout = self.timers.next().map(|due| timespec(due.saturating_sub(self.now())));
-            match epoll::wait(&self.epoll, spare_capacity(&mut events), timeout.as_ref()) {
-                Ok(_) => {}
-                Err(Errno::INTR) => continue,
-                Err(errno) => {
-                    return Err(Error::Resources {
-                        what: "wait for its sockets (epoll)",
-                        source: errno.into(),
-                    });
-                }
-            }
-            let now = self.now();
+            let now = self.wait(&mut events)?;
             for event in &events {
                 self.ready(event.data.u64(), now);
             }
@@ -177,6 +173,40 @@ impl Worker {
             self.observer.event(&conn.transfer, &conn.failed("the server was stopped"));
         }
         Ok(())
+    }
+
+    /// Waits for something to do, and gives the time at which it came.
+    fn wait(&mut self, events: &mut Vec<epoll::Event>) -> Result<Duration, Error> {
+        events.clear();
+        let began = self.now();
+        if self.spin {
+            while events.is_empty() && self.now().saturating_sub(began) < SPIN {
+                self.poll(events, Some(Duration::ZERO))?;
+            }
+        }
+        if events.is_empty() {
+            let due = self.timers.next();
+            self.poll(events, due.map(|due| due.saturating_sub(began)))?;
+        }
+        let now = self.now();
+        self.spin = now.saturating_sub(began) < SPIN
+            && (1..=SPIN_TRANSFERS).contains(&self.conns.len());
+        Ok(now)
+    }
+
+    fn poll(
+        &self,
+        events: &mut Vec<epoll::Event>,
+        timeout: Option<Duration>,
+    ) -> Result<(), Error> {
+        let timeout = timeout.map(timespec);
+        match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(Error::Resources {
+                what: "wait for its sockets (epoll)",
+                source: errno.into(),
+            }),
+        }
     }
 
     fn now(&self) -> Duration {
@@ -391,7 +421,8 @@ impl Worker {
         let ended = ended.or_else(|| {
             let conn = self.conns.get(token)?;
             let data = epoll::EventData::new_u64(token);
-            let errno = epoll::add(&self.epoll, conn, data, epoll::EventFlags::IN).err()?;
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            let errno = epoll::add(&self.epoll, conn, data, flags).err()?;
             Some(conn.failed(format!("watching the socket of the transfer: {errno}")))
         });
         self.after(token, ended);
