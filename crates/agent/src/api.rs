@@ -56,7 +56,9 @@ pub enum ApiError {
         message: String,
     },
     /// The server answered something that is not what this protocol says.
-    #[error("{request}: the answer makes no sense; is {request} really a Bugler server of this version?")]
+    #[error(
+        "{request}: the answer makes no sense; is {request} really a Bugler server of this version?"
+    )]
     Answer {
         /// Method and URL.
         request: String,
@@ -88,7 +90,13 @@ impl ApiError {
     /// Whether the server said that there is no such thing (any more), or that it has ended.
     #[must_use]
     pub fn is_gone(&self) -> bool {
-        matches!(self, Self::Status { status: 404 | 409 | 410, .. })
+        matches!(
+            self,
+            Self::Status {
+                status: 404 | 409 | 410,
+                ..
+            }
+        )
     }
 }
 
@@ -258,7 +266,9 @@ impl Api {
         let answered = match body {
             Some(body) => {
                 let json = serde_json::to_vec(body).map_err(|e| nonsense(&name, e))?;
-                let request = request.header("content-type", "application/json").body(json);
+                let request = request
+                    .header("content-type", "application/json")
+                    .body(json);
                 self.run(request, silence)
             }
             None => self.run(request.body(()), silence),
@@ -270,7 +280,11 @@ impl Api {
         if answer.status().is_success() {
             return Ok(answer);
         }
-        let text = answer.body_mut().with_config().limit(MAX_JSON).read_to_string();
+        let text = answer
+            .body_mut()
+            .with_config()
+            .limit(MAX_JSON)
+            .read_to_string();
         let text = text.unwrap_or_default();
         let message = match serde_json::from_str::<ErrorBody>(&text) {
             Ok(body) => body.error,
@@ -375,7 +389,10 @@ fn describe(request: &ureq::http::request::Builder) -> String {
     [method, url].map(Option::unwrap_or_default).join(" ")
 }
 
-fn read_json<T: DeserializeOwned>(request: &str, mut answer: Response<Body>) -> Result<T, ApiError> {
+fn read_json<T: DeserializeOwned>(
+    request: &str,
+    mut answer: Response<Body>,
+) -> Result<T, ApiError> {
     let body = answer.body_mut().with_config().limit(MAX_JSON);
     let bytes = body.read_to_vec().map_err(|source| ApiError::Transport {
         request: request.into(),
@@ -398,8 +415,17 @@ mod tests {
     #[test]
     fn an_address_is_checked_before_anything_is_sent() {
         let api = |server| Api::new(server, Box::new(|| unreachable!("nothing registers here")));
-        assert_eq!(api("http://10.0.0.1:8480/").unwrap().server(), "http://10.0.0.1:8480");
-        for bad in ["", "http://", "10.0.0.1:8480", "https://10.0.0.1", "http://a b"] {
+        assert_eq!(
+            api("http://10.0.0.1:8480/").unwrap().server(),
+            "http://10.0.0.1:8480"
+        );
+        for bad in [
+            "",
+            "http://",
+            "10.0.0.1:8480",
+            "https://10.0.0.1",
+            "http://a b",
+        ] {
             let error = api(bad).err().unwrap();
             assert!(matches!(error, ApiError::Address { .. }), "{bad:?}");
         }
@@ -412,7 +438,13 @@ mod tests {
             status,
             message: "no".into(),
         };
-        for (code, temporary) in [(400, false), (401, true), (404, false), (429, true), (503, true)] {
+        for (code, temporary) in [
+            (400, false),
+            (401, true),
+            (404, false),
+            (429, true),
+            (503, true),
+        ] {
             assert_eq!(status(code).is_temporary(), temporary, "{code}");
         }
         assert!(status(409).is_gone() && !status(503).is_gone());

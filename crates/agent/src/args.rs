@@ -211,9 +211,15 @@ mod tests {
             ("fly", "\"fly\" is not an argument"),
             ("run --fast", "\"--fast\" is not an argument"),
             ("run --disk", "--disk needs a value"),
-            ("run --disk a --server s --boot-token t", "run needs --boot-mac"),
+            (
+                "run --disk a --server s --boot-token t",
+                "run needs --boot-mac",
+            ),
             ("run", "run needs --disk"),
-            ("run --boot-mac x", "\"x\" is not a value for --boot-mac: \"x\" is not a MAC address"),
+            (
+                "run --boot-mac x",
+                "\"x\" is not a value for --boot-mac: \"x\" is not a MAC address",
+            ),
         ];
         for (line, text) in cases {
             let error = parse(line).unwrap_err().to_string();
@@ -228,9 +234,15 @@ mod tests {
         File::create(&path).unwrap().set_len(4096).unwrap();
         let path = path.to_str().unwrap();
         let disk = file_disk(path, 512).unwrap();
-        assert_eq!((disk.path.as_str(), disk.serial, disk.size), (path, None, 4096));
+        assert_eq!(
+            (disk.path.as_str(), disk.serial, disk.size),
+            (path, None, 4096)
+        );
         let named = file_disk(&format!("{path}:S-1"), 4096).unwrap();
-        assert_eq!((named.path.as_str(), named.serial.as_deref()), (path, Some("S-1")));
+        assert_eq!(
+            (named.path.as_str(), named.serial.as_deref()),
+            (path, Some("S-1"))
+        );
         assert_eq!((named.sector_size, named.read_only), (4096, false));
         assert!(file_disk("/nonexistent:S", 512).is_err());
     }

@@ -37,7 +37,9 @@ pub fn work() -> ! {
     if let Ok(last) = std::env::var(init::LAST_EXIT)
         && !last.is_empty()
     {
-        log.line(format!("started again after the agent's work ended by {last}"));
+        log.line(format!(
+            "started again after the agent's work ended by {last}"
+        ));
     }
     let sysfs = Sysfs::at("/");
     let arrivals = Arc::new(Arrivals::default());
@@ -82,7 +84,10 @@ pub fn work() -> ! {
         if let Some(power) = ended.power {
             log.line(format!("{} now", power.word()));
             let error = power.execute();
-            log.line(format!("cannot {}: {error}; use the power button", power.word()));
+            log.line(format!(
+                "cannot {}: {error}; use the power button",
+                power.word()
+            ));
         }
     }
 }
@@ -124,7 +129,10 @@ fn stay(log: &Log, why: &str) -> ! {
 pub fn shell() -> std::io::Error {
     let prepared = || -> std::io::Result<()> {
         rustix::process::setsid()?;
-        let console = std::fs::File::options().read(true).write(true).open("/dev/console")?;
+        let console = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/console")?;
         // Without a controlling terminal Ctrl-C would not reach what runs in the shell. The shell
         // works without it, so a refusal does not matter.
         let _ = rustix::process::ioctl_tiocsctty(&console);

@@ -209,7 +209,9 @@ impl Work<'_> {
                 Err(error)
                     if error.is_temporary() && began.elapsed() < self.context.settings.patience =>
                 {
-                    self.context.log.line(format!("{}; trying again", chain(&error)));
+                    self.context
+                        .log
+                        .line(format!("{}; trying again", chain(&error)));
                     if self.halt.sleep(backoff.wait()) {
                         return Err(DeployError::Cancelled);
                     }
@@ -287,7 +289,9 @@ impl Work<'_> {
             let flusher = scope.spawn(|| self.flush(target, &done));
             let zeroer = scope.spawn(|| self.zero(target, manifest));
             let threads = context.settings.connections.max(1);
-            let fetchers: Vec<_> = (0..threads).map(|_| scope.spawn(|| fetcher.work())).collect();
+            let fetchers: Vec<_> = (0..threads)
+                .map(|_| scope.spawn(|| fetcher.work()))
+                .collect();
             let results: Vec<_> = fetchers.into_iter().chain([zeroer]).map(join).collect();
             done.set();
             let first_error = results.into_iter().find(Result::is_err);

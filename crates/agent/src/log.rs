@@ -91,7 +91,10 @@ impl Log {
     }
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<String>> {
-        self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0
+            .waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -62,10 +62,12 @@ impl Sysfs {
         Inventory {
             uuid: dmi("product_uuid").and_then(|text| parse_uuid(&text)),
             // A board without a system serial number often has one of its own.
-            serial: dmi("product_serial").or_else(|| dmi("board_serial")).or_else(|| {
-                // Machines with a device tree instead of SMBIOS.
-                self.text("proc/device-tree/serial-number")
-            }),
+            serial: dmi("product_serial")
+                .or_else(|| dmi("board_serial"))
+                .or_else(|| {
+                    // Machines with a device tree instead of SMBIOS.
+                    self.text("proc/device-tree/serial-number")
+                }),
             vendor: dmi("sys_vendor").or_else(|| dmi("board_vendor")),
             model: dmi("product_name")
                 .or_else(|| dmi("board_name"))
@@ -82,7 +84,9 @@ impl Sysfs {
         let text = fs::read_to_string(self.path("proc/cpuinfo")).unwrap_or_default();
         let fields = |name: &'static str| {
             let lines = text.lines().filter_map(|line| line.split_once(':'));
-            lines.filter(move |(key, _)| key.trim() == name).map(|(_, value)| value.trim())
+            lines
+                .filter(move |(key, _)| key.trim() == name)
+                .map(|(_, value)| value.trim())
         };
         let model = ["model name", "Model", "Hardware", "CPU part"];
         let model = model.into_iter().find_map(|name| fields(name).next());
@@ -103,7 +107,10 @@ impl Sysfs {
     #[must_use]
     pub fn uptime_ms(&self) -> u64 {
         let text = self.text("proc/uptime").unwrap_or_default();
-        let seconds = text.split_whitespace().next().and_then(|word| word.parse::<f64>().ok());
+        let seconds = text
+            .split_whitespace()
+            .next()
+            .and_then(|word| word.parse::<f64>().ok());
         // `as` saturates, and takes NaN for zero.
         seconds.map_or(0, |seconds| (seconds * 1000.0) as u64)
     }
@@ -131,9 +138,13 @@ impl Sysfs {
     /// The names in a folder, in the kernel's order: by name, with numbers by value, so that
     /// `sdb` stands before `sdaa` and `nvme2n1` before `nvme10n1`.
     pub(crate) fn list(&self, path: impl AsRef<Path>) -> Vec<String> {
-        let entries = fs::read_dir(self.path(path)).into_iter().flatten().flatten();
-        let mut names: Vec<String> =
-            entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        let entries = fs::read_dir(self.path(path))
+            .into_iter()
+            .flatten()
+            .flatten();
+        let mut names: Vec<String> = entries
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
         names.sort_by_cached_key(|name| natural_key(name));
         names
     }
@@ -150,9 +161,13 @@ fn natural_key(name: &str) -> Vec<(String, usize, String)> {
     let mut key = Vec::new();
     let mut rest = name;
     while !rest.is_empty() {
-        let letters = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let letters = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
         let (word, after) = rest.split_at(letters);
-        let digits = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
+        let digits = after
+            .find(|c: char| !c.is_ascii_digit())
+            .unwrap_or(after.len());
         let (number, after) = after.split_at(digits);
         let number = number.trim_start_matches('0');
         // Disks of the same kind count in letters when there are many: shorter comes first.
@@ -172,7 +187,9 @@ fn is_filler(text: &str) -> bool {
     let text = text.trim().to_lowercase();
     let single = |c: char| text.chars().all(|other| other == c);
     FILLERS.contains(&text.as_str())
-        || text.chars().all(|c| c.is_ascii_punctuation() || c.is_whitespace())
+        || text
+            .chars()
+            .all(|c| c.is_ascii_punctuation() || c.is_whitespace())
         || single('0')
         || single('x')
         || single('f')

@@ -109,7 +109,11 @@ fn register(
         match api.register() {
             Ok(registered) => {
                 heartbeat_s.store(registered.heartbeat_s, Ordering::Relaxed);
-                log.line(format!("registered as {} with {}", title(&registered), api.server()));
+                log.line(format!(
+                    "registered as {} with {}",
+                    title(&registered),
+                    api.server()
+                ));
                 return known;
             }
             Err(error) => trouble.wait(&error),
@@ -130,7 +134,11 @@ fn title(registered: &Registered) -> String {
 /// Does one task and tells the server how it ended, however long that takes: a machine that
 /// reboots before the server knows would be given the same task again.
 fn perform(api: &Api, machine: &Machine<'_>, log: &Log, assignment: &Assignment) -> Ended {
-    let Assignment { task, action, attempt } = assignment;
+    let Assignment {
+        task,
+        action,
+        attempt,
+    } = assignment;
     log.line(format!("task {task}: {}, attempt {attempt}", action.word()));
     let (state, progress, message) = match action {
         TaskAction::Reboot | TaskAction::PowerOff => (TaskState::Done, Progress::default(), None),
@@ -153,7 +161,10 @@ fn perform(api: &Api, machine: &Machine<'_>, log: &Log, assignment: &Assignment)
                     }
                     // It has ended there: nobody waits for the rest.
                     Err(error) if error.is_gone() => {
-                        log.line(format!("task {task} is over for the server: {}", chain(&error)));
+                        log.line(format!(
+                            "task {task} is over for the server: {}",
+                            chain(&error)
+                        ));
                         true
                     }
                     Err(error) => {
@@ -199,16 +210,21 @@ fn perform(api: &Api, machine: &Machine<'_>, log: &Log, assignment: &Assignment)
         message,
     };
     let mut trouble = Trouble::new(log);
-    loop {
+    let state = loop {
         match api.report(*task, &report) {
-            Ok(_) => break,
+            // Somebody was faster: it stays as it is.
+            Ok(answer) if answer.cancel => break TaskState::Cancelled,
+            Ok(_) => break state,
             Err(error) if error.is_temporary() => trouble.wait(&error),
             Err(error) => {
-                log.line(format!("the server does not take the report: {}", chain(&error)));
-                break;
+                log.line(format!(
+                    "the server does not take the report: {}",
+                    chain(&error)
+                ));
+                break state;
             }
         }
-    }
+    };
     let power = match (state, action) {
         (TaskState::Done, TaskAction::PowerOff) => Some(Power::Off),
         (TaskState::Done, _) => Some(Power::Reboot),
@@ -237,7 +253,8 @@ fn heartbeats(api: &Api, log: &Log, every_s: &AtomicU32, stop: &Stop) {
 fn send_lines(api: &Api, log: &Log) -> Result<(), ApiError> {
     let lines = log.take(MAX_LINES);
     let heartbeat = Heartbeat { log: lines };
-    api.heartbeat(&heartbeat).inspect_err(|_| log.put_back(heartbeat.log.clone()))
+    api.heartbeat(&heartbeat)
+        .inspect_err(|_| log.put_back(heartbeat.log.clone()))
 }
 
 /// Failures of one kind of request: told when they begin, once a minute while they last, and when

@@ -66,10 +66,16 @@ fn a_fresh_disk_gets_the_image_and_each_content_travels_once() {
     assert_eq!(progress.phase, Phase::Verifying);
     assert_eq!((progress.done, progress.total), (total, total));
     assert_eq!((progress.skipped, progress.fetched), (0, frames as u64));
-    assert_eq!(server.seen(|seen| seen.sent.len()), 4, "a, b, c and the short one");
+    assert_eq!(
+        server.seen(|seen| seen.sent.len()),
+        4,
+        "a, b, c and the short one"
+    );
     let states = states.into_inner().unwrap();
     assert_eq!(states[0].0, TaskState::Running);
-    let backwards = states.windows(2).any(|w| w[0].0 == TaskState::Verifying && w[1].0 != w[0].0);
+    let backwards = states
+        .windows(2)
+        .any(|w| w[0].0 == TaskState::Verifying && w[1].0 != w[0].0);
     assert!(!backwards, "{states:?}");
 }
 
@@ -117,13 +123,21 @@ fn a_chunk_that_comes_damaged_is_never_written() {
     let image = Arc::new(Image::drawn("abcd", 0));
     let server = Server::start(&image);
     let hash = image.hash(2);
-    server.faults(|faults| drop(faults.damage.insert(hash.clone(), usize::MAX)));
+    server.faults(|faults| faults.damage = [(hash.clone(), usize::MAX)].into());
     let disk = FileDisk::new(image.bytes.len(), 0xa5);
     let error = deploy(&server, &image.task(), &disk).unwrap_err();
-    let DeployError::DamagedChunk { hash: named, offset, detail } = &error else {
+    let DeployError::DamagedChunk {
+        hash: named,
+        offset,
+        detail,
+    } = &error
+    else {
         panic!("{error:?}");
     };
-    assert_eq!((named.to_string(), *offset), (hash.clone(), 2 * CHUNK as u64));
+    assert_eq!(
+        (named.to_string(), *offset),
+        (hash.clone(), 2 * CHUNK as u64)
+    );
     assert!(detail.starts_with("its BLAKE3 is "), "{detail}");
     let place = &disk.read()[2 * CHUNK..3 * CHUNK];
     assert!(place.iter().all(|&byte| byte == 0xa5));
@@ -136,7 +150,7 @@ fn a_chunk_that_comes_damaged_is_never_written() {
 fn a_chunk_that_comes_damaged_once_is_fetched_again() {
     let image = Arc::new(Image::drawn("abcd", 0));
     let server = Server::start(&image);
-    server.faults(|faults| drop(faults.damage.insert(image.hash(1), 1)));
+    server.faults(|faults| faults.damage = [(image.hash(1), 1)].into());
     let disk = FileDisk::new(image.bytes.len(), 0);
     deploy(&server, &image.task(), &disk).unwrap();
     assert_holds(&disk, &image.bytes);
@@ -147,11 +161,14 @@ fn a_chunk_that_comes_damaged_once_is_fetched_again() {
 fn a_chunk_that_the_server_has_not_got_fails_the_task() {
     let image = Arc::new(Image::drawn("abcd", 0));
     let server = Server::start(&image);
-    server.faults(|faults| drop(faults.absent.insert(image.hash(3))));
+    server.faults(|faults| faults.absent = [image.hash(3)].into());
     let disk = FileDisk::new(image.bytes.len(), 0);
     let error = deploy(&server, &image.task(), &disk).unwrap_err();
     let text = error.to_string();
-    assert!(text.contains(&image.hash(3)) && text.contains("byte 3145728"), "{text}");
+    assert!(
+        text.contains(&image.hash(3)) && text.contains("byte 3145728"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -192,11 +209,22 @@ fn a_server_that_dies_and_comes_back_without_its_memory_is_waited_for() {
         server.stop();
         let second = Server::start_at(&image, address, "second");
         deploying.join().unwrap().unwrap();
-        assert!(second.seen(|seen| seen.refused) > 0, "the old token was tried");
-        assert_eq!(second.seen(|seen| seen.registrations.len()), 1, "one registration for all");
+        assert!(
+            second.seen(|seen| seen.refused) > 0,
+            "the old token was tried"
+        );
+        assert_eq!(
+            second.seen(|seen| seen.registrations.len()),
+            1,
+            "one registration for all"
+        );
         // What had arrived whole is not asked for again, but for what was on its way.
         let again = second.seen(|seen| seen.sent.iter().filter(|h| before.contains(*h)).count());
-        assert!(again < before.len(), "{again} of {} were sent again", before.len());
+        assert!(
+            again < before.len(),
+            "{again} of {} were sent again",
+            before.len()
+        );
     });
     assert_holds(&disk, &image.bytes);
 }
@@ -224,7 +252,11 @@ fn a_disk_that_cannot_take_the_image_is_not_touched() {
     let all = [&small, &sectors, &stick];
     let error = deploy_with(&server, &image.task(), 1, &all, &|_, _| false).unwrap_err();
     let text = error.to_string();
-    for part in ["the image needs 3146240", "sectors are 4096 bytes, the image's are 512", "removable"] {
+    for part in [
+        "the image needs 3146240",
+        "sectors are 4096 bytes, the image's are 512",
+        "removable",
+    ] {
         assert!(text.contains(part), "{part:?} is not in {text:?}");
     }
     for disk in all {
@@ -272,7 +304,10 @@ fn a_manifest_that_is_not_the_one_of_the_task_is_refused() {
         ..image.task()
     };
     let error = deploy(&server, &task, &disk).unwrap_err();
-    assert!(matches!(error, DeployError::ManifestHash { .. }), "{error:?}");
+    assert!(
+        matches!(error, DeployError::ManifestHash { .. }),
+        "{error:?}"
+    );
     assert!(disk.read().iter().all(|&byte| byte == 0xa5));
 }
 
@@ -287,7 +322,10 @@ fn the_next_version_of_an_image_moves_only_what_changed() {
     assert_holds(&disk, &new.bytes);
     assert_eq!(server.seen(|seen| seen.sent.clone()), [new.hash(4)]);
     let total = new.manifest.used_bytes();
-    assert_eq!((deployed.progress.skipped, deployed.progress.done), (total - CHUNK as u64, total));
+    assert_eq!(
+        (deployed.progress.skipped, deployed.progress.done),
+        (total - CHUNK as u64, total)
+    );
 }
 
 /// A GPT disk with a partition, made by sgdisk.

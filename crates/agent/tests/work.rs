@@ -10,7 +10,14 @@ use support::{FileDisk, Image, Server};
 
 fn agent(server: &Server, disk: &FileDisk) -> Output {
     Command::new(env!("CARGO_BIN_EXE_bugler-agent"))
-        .args(["run", "--server", &server.url(), "--boot-token", "boot", "--once"])
+        .args([
+            "run",
+            "--server",
+            &server.url(),
+            "--boot-token",
+            "boot",
+            "--once",
+        ])
         .args(["--boot-mac", "52:54:00:00:00:01", "--disk"])
         .arg(format!("{}:SERIAL-1", disk.path().display()))
         .args(["--uuid", "66ffad1e-e719-ad84-9831-b8aeed7d5f80"])
@@ -44,11 +51,18 @@ fn a_task_is_done_and_told() {
         assert_eq!(found.size, image.bytes.len() as u64);
         assert!(register.inventory.uuid.is_some() && register.inventory.memory > 0);
         let last = seen.reports.last().unwrap();
-        assert_eq!((last.state, last.message.as_deref()), (TaskState::Done, None));
+        assert_eq!(
+            (last.state, last.message.as_deref()),
+            (TaskState::Done, None)
+        );
         assert_eq!(last.progress.phase, Phase::Verifying);
         assert_eq!(last.progress.done, image.manifest.used_bytes());
         let said = |text: &str| seen.log.iter().any(|line| line.contains(text));
-        assert!(said("registered as d3 (rack1-07) with http://127.0.0.1:"), "{:?}", seen.log);
+        assert!(
+            said("registered as d3 (rack1-07) with http://127.0.0.1:"),
+            "{:?}",
+            seen.log
+        );
         assert!(said("task t5 is done"));
     });
 }
@@ -65,19 +79,28 @@ fn a_task_that_fails_tells_why_and_the_machine_stays() {
     let last = server.seen(|seen| seen.reports.last().cloned()).unwrap();
     assert_eq!(last.state, TaskState::Failed);
     let message = last.message.unwrap();
-    assert!(message.contains("it has 2097152 bytes, the image needs 4194304"), "{message}");
+    assert!(
+        message.contains("it has 2097152 bytes, the image needs 4194304"),
+        "{message}"
+    );
 }
 
 #[test]
 fn power_tasks_are_reported_before_they_are_done() {
     let image = Arc::new(Image::drawn("a", 0));
     let disk = FileDisk::new(image.bytes.len(), 0);
-    for (action, word) in [(TaskAction::Reboot, "reboot"), (TaskAction::PowerOff, "power off")] {
+    for (action, word) in [
+        (TaskAction::Reboot, "reboot"),
+        (TaskAction::PowerOff, "power off"),
+    ] {
         let server = Server::start(&image);
         assign(&server, action);
         let output = agent(&server, &disk);
         assert_eq!(output.stdout, format!("would {word} now\n").as_bytes());
-        assert_eq!(server.seen(|seen| seen.reports.last().unwrap().state), TaskState::Done);
+        assert_eq!(
+            server.seen(|seen| seen.reports.last().unwrap().state),
+            TaskState::Done
+        );
     }
 }
 
@@ -86,12 +109,22 @@ fn a_bad_command_line_is_explained() {
     let run = |arguments: &[&str]| {
         let program = env!("CARGO_BIN_EXE_bugler-agent");
         let output = Command::new(program).args(arguments).output().unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        (
+            output.status.code(),
+            String::from_utf8(output.stderr).unwrap(),
+        )
     };
     let (code, text) = run(&["run", "--fly"]);
     assert_eq!(code, Some(2));
     assert!(text.contains("--help"), "{text}");
-    let line = ["run", "--server", "http://127.0.0.1:1", "--boot-token", "t", "--boot-mac"];
+    let line = [
+        "run",
+        "--server",
+        "http://127.0.0.1:1",
+        "--boot-token",
+        "t",
+        "--boot-mac",
+    ];
     let (code, text) = run(&[&line[..], &["52:54:00:00:00:01", "--disk", "/nonexistent"]].concat());
     assert_eq!(code, Some(1));
     assert!(text.contains("cannot use /nonexistent as a disk"), "{text}");

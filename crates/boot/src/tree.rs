@@ -38,7 +38,7 @@ pub fn parse_path(path: &str) -> Option<Node> {
                 .bytes()
                 .all(|b| b.is_ascii_alphanumeric() || b"._+-:".contains(&b))
     };
-    if parts.len() > 8 || !parts.iter().all(|part| safe(part)) {
+    if parts.len() > 8 || !parts.iter().all(safe) {
         return None;
     }
     match parts.as_slice() {

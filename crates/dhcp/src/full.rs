@@ -426,7 +426,9 @@ impl Scope {
         let is_reserved = reserved == Some(address);
         // An offer that has lapsed, or that was made before a restart, still holds where the
         // address is free: it was probed then.
-        let still_free = selects && self.leases.is_available(address, now.wall);
+        let still_free = selects
+            && self.offers.of(&request.client).is_none()
+            && self.leases.is_available(address, now.wall);
         if (is_own && (is_reserved || self.leases.is_dynamic(address)))
             || still_free
             || (is_reserved && selects)

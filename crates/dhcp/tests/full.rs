@@ -474,6 +474,14 @@ fn a_request_that_names_another_server_is_left_to_it() {
 }
 
 #[test]
+fn only_the_address_that_was_offered_can_be_taken() {
+    let mut lab = Lab::full(200);
+    let offered = lab.offer(&Client::discover(1)).packet.yiaddr;
+    let another = if offered == ip(150) { ip(151) } else { ip(150) };
+    assert!(is_nak(&lab.send(&Client::select(1, another))));
+}
+
+#[test]
 fn an_offer_that_was_made_before_a_restart_is_still_good_and_a_lease_is_known() {
     let mut lab = Lab::full(200);
     let offered = lab.offer(&Client::discover(1)).packet.yiaddr;

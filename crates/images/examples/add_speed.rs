@@ -1,17 +1,20 @@
-//! Measures adding an image to a new store: `add_speed IMAGE FOLDER [RUNS]`.
+//! Measures adding an image to a new store: `add_speed IMAGE FOLDER [RUNS [LEVEL]]`.
 //!
 //! Each run adds to a folder of its own inside FOLDER and removes it again. `time zstd -3 -T0 IMAGE`
 //! is what to compare it with: it reads and packs the same bytes, but makes nothing durable.
 
-use bugler_images::{AddOptions, AddPhase, AddProgress, ChunkStore, ExportFormat};
+use bugler_images::{AddOptions, AddPhase, AddProgress, ChunkStore, DEFAULT_LEVEL, ExportFormat};
 use std::{error::Error, fs, io, path::PathBuf, time::Instant};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut args = std::env::args().skip(1);
     let (Some(image), Some(folder)) = (args.next(), args.next()) else {
-        return Err("usage: add_speed IMAGE FOLDER [RUNS]".into());
+        return Err("usage: add_speed IMAGE FOLDER [RUNS [LEVEL]]".into());
     };
     let runs: u32 = args.next().map_or(Ok(3), |runs| runs.parse())?;
+    let level: i32 = args
+        .next()
+        .map_or(Ok(DEFAULT_LEVEL), |level| level.parse())?;
     for run in 0..runs {
         let dir = PathBuf::from(&folder).join(format!("run-{run}"));
         let store = ChunkStore::open(&dir)?;
@@ -24,6 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         };
         let options = AddOptions {
             progress: Some(&mut progress),
+            level,
             ..AddOptions::default()
         };
         let added = store.add_file(&image, options)?;

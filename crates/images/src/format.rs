@@ -222,10 +222,10 @@ pub(crate) fn gpt_sector_size(start: &[u8]) -> Option<u32> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::io::Write;
+    use std::{io::Write, sync::LazyLock};
 
     /// A small archive of each kind, with blocks that compress and blocks that do not.
-    fn archives() -> [Vec<u8>; 4] {
+    static ARCHIVES: LazyLock<[Vec<u8>; 4]> = LazyLock::new(|| {
         let content: Vec<u8> = (0..3000u32)
             .flat_map(|i| (i.wrapping_mul(2_654_435_761) >> (i / 500 * 4)).to_le_bytes())
             .collect();
@@ -242,7 +242,7 @@ mod tests {
             zstd::encode_all(&content[..], 19).unwrap(),
             bzip2.finish().unwrap(),
         ]
-    }
+    });
 
     proptest! {
         /// Whatever a hostile archive says, its decoder ends, with an error or without.
@@ -252,7 +252,7 @@ mod tests {
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
             cut in any::<prop::sample::Index>(),
         ) {
-            let mut archive = archives()[which].clone();
+            let mut archive = ARCHIVES[which].clone();
             for (at, byte) in changes {
                 let at = at.index(archive.len());
                 archive[at] = byte;

@@ -39,7 +39,7 @@ pub fn poisoned(path: &Path, size: u64) -> Result<()> {
     while at < size {
         for (number, sector) in (at / SECTOR..).zip(block.chunks_mut(SECTOR as usize)) {
             if let Some(head) = sector.get_mut(..8) {
-                head.copy_from_slice(&number.to_be_bytes());
+                head.copy_from_slice(&number.to_le_bytes());
             }
         }
         let count = usize::try_from(size - at).unwrap_or(BLOCK).min(BLOCK);
@@ -240,13 +240,13 @@ mod tests {
         OpenOptions::new().write(true).open(&disk).unwrap().set_len(6 << 20).unwrap();
         let error = compare(&image, &disk).unwrap_err().to_string();
         assert!(error.contains("the disk's last sector is 12287"), "{error}");
-        sfdisk(&disk, "--relocate=gpt-bak-std", "");
+        sfdisk(&disk, "--relocate gpt-bak-std", "");
         compare(&image, &disk).unwrap();
     }
 
     /// Runs util-linux's sfdisk on a disk, with a script on its standard input.
     fn sfdisk(disk: &Path, option: &str, script: &str) {
-        let shell = "PATH=$PATH:/usr/sbin:/sbin; printf \"$2\" | sfdisk \"$1\" \"$0\"";
+        let shell = "PATH=$PATH:/usr/sbin:/sbin; printf \"$2\" | sfdisk $1 \"$0\"";
         let disk = disk.to_str().unwrap();
         crate::process::output_of(
             std::process::Command::new("sh").args(["-c", shell, disk, option, script]),

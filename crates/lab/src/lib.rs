@@ -68,6 +68,7 @@ pub mod gpt;
 pub mod image;
 pub mod machine;
 pub mod net;
+pub mod nvram;
 pub mod paths;
 pub mod peers;
 pub mod process;

@@ -4,6 +4,7 @@ use crate::accel::Accelerator;
 use crate::console::{Seen, Transcript};
 use crate::enclosure::RUN_DIR;
 use crate::net::Net;
+use crate::nvram::{self, DISK_SLOT, NETWORK_SLOT};
 use crate::process::Process;
 use crate::qmp::Qmp;
 use crate::run::Run;
@@ -135,8 +136,12 @@ impl Machine {
             Firmware::Bios => None,
             Firmware::Uefi => {
                 let vars = run.file(&format!("{}-vars.fd", spec.name));
-                fs::copy(OVMF_VARS, &vars)
-                    .with_context(|| format!("cannot copy {OVMF_VARS} (package ovmf)"))?;
+                let mut settings = fs::read(OVMF_VARS)
+                    .with_context(|| format!("cannot read {OVMF_VARS} (package ovmf)"))?;
+                nvram::network_then_disk(&mut settings, spec.mac)
+                    .with_context(|| format!("cannot change the settings in {OVMF_VARS}"))?;
+                fs::write(&vars, settings)
+                    .with_context(|| format!("cannot write {}", vars.display()))?;
                 Some(vars)
             }
         };
@@ -185,10 +190,12 @@ impl Machine {
             .arg(format!("type=1,manufacturer=Bugler,product=Lab machine,serial={}", spec.serial))
             .arg("-netdev")
             .arg(format!("tap,id=net0,ifname={},script=no,downscript=no", self.tap));
-        // With romfile= the card has no ROM: EDK2's own PXE client is the one to be tested.
-        let rom = if uefi { ",romfile=" } else { "" };
+        // BIOS takes the order of boot devices from QEMU, EDK2 from its settings. With romfile= the
+        // card has no ROM: EDK2's own PXE client is the one to be tested.
+        let (network, disk) =
+            if uefi { (",romfile=", "") } else { (",bootindex=0", ",bootindex=1") };
         command.arg("-device").arg(format!(
-            "virtio-net-pci,netdev=net0,mac={},bootindex=0{rom}",
+            "virtio-net-pci,netdev=net0,addr={NETWORK_SLOT},mac={}{network}",
             spec.mac
         ));
         if let Some(vars) = &self.vars {
@@ -200,20 +207,24 @@ impl Machine {
                 // Without it EDK2 waits minutes for DHCPv6 before it tries the next device.
                 .args(["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]);
         }
-        // EDK2's network stack and a young Linux both wait for randomness.
-        command.args(["-device", "virtio-rng-pci"]);
-        if let Some(disk) = &spec.disk {
+        if let Some(file) = &spec.disk {
             // writeback: the guest's flushes reach the file, and what it wrote survives a power cut
             // of the machine, as on a disk that keeps its promises.
             command
                 .arg("-drive")
                 .arg(format!(
                     "if=none,id={DRIVE},file={},format=raw,cache=writeback,discard=unmap",
-                    escaped(disk)
+                    escaped(file)
                 ))
                 .arg("-device")
-                .arg(format!("virtio-blk-pci,drive={DRIVE},serial={},bootindex=1", spec.disk_serial));
+                .arg(format!(
+                    "virtio-blk-pci,drive={DRIVE},addr={DISK_SLOT},serial={}{disk}",
+                    spec.disk_serial
+                ));
         }
+        // EDK2's network stack and a young Linux both wait for randomness. Last, for it takes the
+        // first free slot.
+        command.args(["-device", "virtio-rng-pci"]);
         if spec.pause_on_reboot {
             command.args(["-action", "reboot=shutdown,shutdown=pause"]);
         }

@@ -153,6 +153,15 @@ fn printable(text: &str) -> String {
         .collect()
 }
 
+/// Tells which clients wait for an IPv6 router that is not there.
+pub(crate) struct NdpPlug(pub(crate) Arc<BootService>);
+
+impl bugler_ndp::Clients for NdpPlug {
+    fn waits_for_ipv6(&self, mac: MacAddr) -> bool {
+        self.0.is_ipxe_now(mac)
+    }
+}
+
 /// HTTP serves the boot tree.
 pub(crate) struct HttpPlug(pub(crate) Arc<BootService>);
 

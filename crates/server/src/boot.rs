@@ -24,7 +24,7 @@ const LARGEST_LOADER: u64 = 16 << 20;
 
 /// Why a path of the boot tree gives nothing.
 #[derive(Debug, thiserror::Error)]
-pub enum TreeError {
+pub(crate) enum TreeError {
     /// The tree has no such path, or this client may not have it.
     #[error("{0}")]
     NotFound(String),
@@ -35,7 +35,7 @@ pub enum TreeError {
 
 /// What a path of the boot tree holds.
 #[derive(Clone, Debug)]
-pub enum Content {
+pub(crate) enum Content {
     /// Bytes in memory.
     Bytes(Bytes),
     /// A file that does not change while it exists.
@@ -43,7 +43,7 @@ pub enum Content {
 }
 
 /// The boot tree, and the memory of who asked for it.
-pub struct BootService {
+pub(crate) struct BootService {
     store: Arc<dyn Store>,
     recorder: Recorder,
     clients: Clients,
@@ -90,7 +90,7 @@ impl BootService {
 
     /// The version of the boot environment that machines get.
     #[must_use]
-    pub fn bootenv(&self) -> Option<String> {
+    pub(crate) fn bootenv(&self) -> Option<String> {
         self.bootenv
             .read()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -102,7 +102,7 @@ impl BootService {
         let device = self.store.find_client(facts.mac, facts.uuid);
         let plan = plan(facts, device.as_deref());
         if facts.firmware.is_some() {
-            self.clients.learn(facts);
+            self.clients.learn(facts, clock::now());
             self.recorder.see(Seen::Asked {
                 facts: facts.clone(),
                 message,
@@ -116,6 +116,11 @@ impl BootService {
     /// Whether `peer` may act for the interface `mac`.
     pub(crate) fn may_act_for(&self, peer: IpAddr, mac: MacAddr) -> bool {
         self.clients.may_act_for(peer, mac)
+    }
+
+    /// Whether iPXE asked by DHCP from this interface a moment ago.
+    pub(crate) fn is_ipxe_now(&self, mac: MacAddr) -> bool {
+        self.clients.is_ipxe_now(mac, clock::now())
     }
 
     /// Notes which client uses an address.

@@ -31,6 +31,15 @@ pub fn latest(state_dir: &Path) -> Result<Option<BootEnv>> {
     Ok(bugler_bootenv::latest(&dir(state_dir), ARCH)?)
 }
 
+/// Whether a boot environment holds the agent that would go into a new one. Where none is found, it
+/// counts as current: there is nothing to build a newer one from.
+#[must_use]
+pub fn has_current_agent(env: &BootEnv, wanted: &config::Bootenv) -> bool {
+    let agent = wanted.agent.clone().or_else(|| find_agent().ok());
+    let content = agent.and_then(|path| std::fs::read(path).ok());
+    content.is_none_or(|bytes| blake3::hash(&bytes).to_hex().as_str() == env.sources.agent_hash)
+}
+
 /// Builds one; `progress` is told what is being done, a line at a time.
 ///
 /// # Errors

@@ -3,7 +3,7 @@
 
 use crate::neighbours;
 use bugler_boot::ClientFacts;
-use bugler_model::MacAddr;
+use bugler_model::{Firmware, MacAddr, Timestamp};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,12 +13,15 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// details, not its boot.
 const MOST: usize = 16_384;
 
+/// How long iPXE goes on looking for an IPv6 router after it asked by DHCP, in milliseconds.
+const MOMENT_MS: i64 = 30_000;
+
 #[derive(Default)]
 pub(crate) struct Clients(Mutex<Tables>);
 
 #[derive(Default)]
 struct Tables {
-    facts: HashMap<MacAddr, ClientFacts>,
+    facts: HashMap<MacAddr, (ClientFacts, Timestamp)>,
     addresses: HashMap<Ipv4Addr, MacAddr>,
 }
 
@@ -29,12 +32,12 @@ impl Clients {
     }
 
     /// Keeps what a packet told.
-    pub(crate) fn learn(&self, facts: &ClientFacts) {
+    pub(crate) fn learn(&self, facts: &ClientFacts, now: Timestamp) {
         let mut tables = self.tables();
         if tables.facts.len() >= MOST {
             tables.facts.clear();
         }
-        tables.facts.insert(facts.mac, facts.clone());
+        tables.facts.insert(facts.mac, (facts.clone(), now));
     }
 
     /// Keeps which client uses an address.
@@ -48,7 +51,17 @@ impl Clients {
 
     /// What the client last told.
     pub(crate) fn facts(&self, mac: MacAddr) -> Option<ClientFacts> {
-        self.tables().facts.get(&mac).cloned()
+        self.tables()
+            .facts
+            .get(&mac)
+            .map(|(facts, _)| facts.clone())
+    }
+
+    /// Whether iPXE asked by DHCP from this interface a moment ago.
+    pub(crate) fn is_ipxe_now(&self, mac: MacAddr, now: Timestamp) -> bool {
+        self.tables().facts.get(&mac).is_some_and(|(facts, heard)| {
+            facts.firmware.is_some_and(Firmware::is_ipxe) && now.millis_since(*heard) < MOMENT_MS
+        })
     }
 
     /// Which client uses an address: as the kernel knows it, else as the client last said.
@@ -72,7 +85,6 @@ impl Clients {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bugler_model::Firmware;
 
     fn facts(n: u32) -> ClientFacts {
         let [a, b, c, d] = n.to_be_bytes();
@@ -80,10 +92,23 @@ mod tests {
     }
 
     #[test]
+    fn ipxe_is_ipxe_for_a_moment_and_an_operating_system_never() {
+        let clients = Clients::default();
+        let mut ipxe = facts(1);
+        ipxe.firmware = Some(Firmware::IpxeBios);
+        clients.learn(&ipxe, Timestamp(0));
+        clients.learn(&facts(2), Timestamp(0));
+        assert!(clients.is_ipxe_now(ipxe.mac, Timestamp(5_000)));
+        assert!(!clients.is_ipxe_now(ipxe.mac, Timestamp(60_000)));
+        assert!(!clients.is_ipxe_now(facts(2).mac, Timestamp(0)));
+        assert!(!clients.is_ipxe_now(facts(3).mac, Timestamp(0)));
+    }
+
+    #[test]
     fn somebody_who_invents_addresses_does_not_fill_the_memory() {
         let clients = Clients::default();
         for n in 0..3 * MOST as u32 {
-            clients.learn(&facts(n));
+            clients.learn(&facts(n), Timestamp(0));
             clients.learn_address(Ipv4Addr::from(n), facts(n).mac);
         }
         let tables = clients.tables();

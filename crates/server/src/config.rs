@@ -216,7 +216,10 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
         .filter(|b| !b" :".contains(b))
         .map(|b| (b as char).to_digit(16).map(|d| d as u8))
         .collect::<Option<_>>()?;
-    (digits.len() % 2 == 0).then(|| digits.chunks_exact(2).map(|p| p[0] << 4 | p[1]).collect())
+    digits
+        .len()
+        .is_multiple_of(2)
+        .then(|| digits.chunks_exact(2).map(|p| p[0] << 4 | p[1]).collect())
 }
 
 /// An address that belongs to one machine.

@@ -1,6 +1,6 @@
 //! Starts and stops the services that answer machines: DHCP and TFTP, on each interface.
 
-use crate::adapters::{DhcpPlug, LeasePlug, TftpPlug};
+use crate::adapters::{DhcpPlug, LeasePlug, NdpPlug, TftpPlug};
 use crate::boot::BootService;
 use crate::config::{Config, DhcpMode, Interface};
 use anyhow::{Context, Result};
@@ -18,6 +18,7 @@ const TFTP_PORT: u16 = 69;
 pub(crate) struct Network {
     dhcp: Vec<bugler_dhcp::Handle>,
     tftp: Option<bugler_tftp::Handle>,
+    ndp: Vec<bugler_ndp::Handle>,
 }
 
 /// Lines for people: what listens where, in which mode.
@@ -31,45 +32,54 @@ pub(crate) fn tell(services: &Services, line: String) {
         .push(line);
 }
 
+/// What the services are plugged into.
+pub(crate) struct Parts {
+    /// The port of the device plane.
+    pub(crate) http_port: u16,
+    pub(crate) boot: Arc<BootService>,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) services: Services,
+}
+
 /// Starts them.
-pub(crate) async fn start(
-    config: &Config,
-    http_port: u16,
-    boot: &Arc<BootService>,
-    store: &Arc<dyn Store>,
-    services: &Services,
-) -> Result<Network> {
+pub(crate) async fn start(config: &Config, parts: &Parts) -> Result<Network> {
     let mut network = Network {
         dhcp: vec![],
         tftp: None,
+        ndp: vec![],
     };
     if config.tftp.enabled && !config.interfaces.is_empty() {
-        network.tftp = Some(start_tftp(config, boot)?);
+        network.tftp = Some(start_tftp(config, &parts.boot)?);
         let names: Vec<&str> = config.interfaces.iter().map(|i| i.name.as_str()).collect();
         tell(
-            services,
+            &parts.services,
             format!("TFTP on {}, port {TFTP_PORT}", names.join(", ")),
         );
     }
-    let leases = store.leases().await.context("could not read the leases")?;
+    let leases = parts
+        .store
+        .leases()
+        .await
+        .context("could not read the leases")?;
     for interface in &config.interfaces {
         let policy = match interface.dhcp {
             DhcpMode::Off => {
-                tell(services, format!("{}: DHCP off", interface.name));
+                tell(&parts.services, format!("{}: DHCP off", interface.name));
                 continue;
             }
             DhcpMode::Auto => Policy::Auto,
             DhcpMode::Full => Policy::Full,
             DhcpMode::Proxy => Policy::Proxy,
         };
-        let handle = start_dhcp(interface, policy, http_port, &leases, boot, store, services)
-            .await
+        let link = bugler_dhcp::Interface::find(&interface.name).await?;
+        let dhcp = start_dhcp(interface, &link, policy, leases.clone(), parts)
             .with_context(|| format!("could not start DHCP on {}", interface.name))?;
+        network.dhcp.push(dhcp);
+        network.ndp.extend(start_ndp(&link, &parts.boot));
         tell(
-            services,
+            &parts.services,
             format!("{}: DHCP {}", interface.name, word(policy)),
         );
-        network.dhcp.push(handle);
     }
     Ok(network)
 }
@@ -113,16 +123,13 @@ fn start_tftp(config: &Config, boot: &Arc<BootService>) -> Result<bugler_tftp::H
     bugler_tftp::Server::start(config, plug.clone(), plug).context("could not start TFTP")
 }
 
-async fn start_dhcp(
+fn start_dhcp(
     interface: &Interface,
+    link: &bugler_dhcp::Interface,
     policy: Policy,
-    http_port: u16,
-    leases: &[Lease],
-    boot: &Arc<BootService>,
-    store: &Arc<dyn Store>,
-    services: &Services,
+    leases: Vec<Lease>,
+    parts: &Parts,
 ) -> Result<bugler_dhcp::Handle> {
-    let link = bugler_dhcp::Interface::find(&interface.name).await?;
     let mut subnet = Subnet::new(link.network);
     subnet.pools = interface
         .pools
@@ -160,21 +167,35 @@ async fn start_dhcp(
     subnet.lease = seconds(interface.lease, bugler_dhcp::DEFAULT_LEASE);
     subnet.boot_lease = seconds(interface.boot_lease, bugler_dhcp::DEFAULT_BOOT_LEASE);
     let config = bugler_dhcp::Config {
-        interface: link,
+        interface: link.clone(),
         policy,
         subnets: vec![subnet],
-        http_port,
-        leases: leases.to_vec(),
+        http_port: parts.http_port,
+        leases,
     };
     let plug = Arc::new(DhcpPlug {
-        boot: boot.clone(),
-        services: services.clone(),
+        boot: parts.boot.clone(),
+        services: parts.services.clone(),
     });
     let log = Arc::new(LeasePlug {
-        store: store.clone(),
-        boot: boot.clone(),
+        store: parts.store.clone(),
+        boot: parts.boot.clone(),
     });
     Ok(bugler_dhcp::Server::start(config, plug.clone(), log, plug)?)
+}
+
+/// Spares boot loaders the wait for an IPv6 router. A host without IPv6 goes without.
+fn start_ndp(link: &bugler_dhcp::Interface, boot: &Arc<BootService>) -> Option<bugler_ndp::Handle> {
+    let plug = Arc::new(NdpPlug(boot.clone()));
+    bugler_ndp::Server::start(&link.name, link.index, plug)
+        .inspect_err(|error| {
+            tracing::info!(
+                "iPXE will wait 17 s for an IPv6 router on {}, unless there is one: {}",
+                link.name,
+                crate::clock::chain(error)
+            );
+        })
+        .ok()
 }
 
 fn seconds(told: Option<u32>, otherwise: Duration) -> Duration {

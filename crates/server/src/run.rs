@@ -74,7 +74,13 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<()> {
         format!("operator plane: HTTP on {operator_addr}"),
     ]));
 
-    let network = network::start(&config, device_addr.port(), &boot, &store, &services).await?;
+    let parts = network::Parts {
+        http_port: device_addr.port(),
+        boot: boot.clone(),
+        store: store.clone(),
+        services: services.clone(),
+    };
+    let network = network::start(&config, &parts).await?;
     start_bootenv(&config, &boot, &store)?;
 
     let info = ServerInfo {
@@ -128,7 +134,7 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<()> {
     }
     presence.abort();
     say(&*store, "the server stops".to_owned()).await;
-    drop(boot);
+    drop((boot, parts));
     timeline.abort();
     drop(store);
     sqlite.close().await;
@@ -176,20 +182,24 @@ async fn listen(address: SocketAddr, option: &str, purpose: &str) -> Result<TcpL
     })
 }
 
-/// Uses the latest boot environment; where there is none, builds one beside everything else.
+/// Uses the latest boot environment; where there is none, or its agent is not the one that came with
+/// this program, builds one beside everything else.
 fn start_bootenv(config: &Config, boot: &Arc<BootService>, store: &Arc<dyn Store>) -> Result<()> {
-    if let Some(latest) = bootenv::latest(&config.state_dir)? {
-        boot.set_bootenv(latest.version);
-        return Ok(());
-    }
+    let why = match bootenv::latest(&config.state_dir)? {
+        None => "there is no boot environment",
+        Some(latest) => {
+            let fresh = bootenv::has_current_agent(&latest, &config.bootenv);
+            boot.set_bootenv(latest.version);
+            if fresh {
+                return Ok(());
+            }
+            "the agent is another than the one in the boot environment"
+        }
+    };
     let (boot, store) = (boot.clone(), store.clone());
     let (state_dir, wanted) = (config.state_dir.clone(), config.bootenv.clone());
     tokio::spawn(async move {
-        say(
-            &*store,
-            "there is no boot environment: building one".to_owned(),
-        )
-        .await;
+        say(&*store, format!("{why}: building one")).await;
         let built = tokio::task::spawn_blocking(move || {
             bootenv::build(&state_dir, &wanted, &mut |line| tracing::info!("{line}"))
         })

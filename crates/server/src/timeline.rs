@@ -13,8 +13,8 @@
 use crate::clock;
 use bugler_boot::{BootAction, BootPlan, ClientFacts, Goal};
 use bugler_model::{
-    BootSession, Device, DeviceId, EventKind, Firmware, MacAddr, NewEvent, Outcome, Presence,
-    SessionId, Stage, Timestamp,
+    BootSession, Device, EventKind, Firmware, MacAddr, NewEvent, Outcome, Presence, SessionId,
+    Stage, Timestamp,
 };
 use bugler_store::{Sighting, Store, StoreError};
 use std::net::Ipv4Addr;
@@ -279,6 +279,7 @@ fn begins_anew(session: &BootSession, firmware: Firmware) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bugler_model::DeviceId;
 
     fn session(firmware: Firmware, stages: &[Stage]) -> BootSession {
         BootSession {

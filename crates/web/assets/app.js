@@ -1,4 +1,4 @@
-// The dashboard's script: keeps fragments up to date, asks before anything destructive, uploads.
+// The dashboard's script: keeps fragments up to date, and asks before anything destructive.
 "use strict";
 
 const $ = (id) => document.getElementById(id);
@@ -31,16 +31,18 @@ async function api(method, url, body) {
   return value;
 }
 
-// Runs what a button asks for; shows what went wrong.
+// Runs what a button asks for, once at a time; shows what went wrong. The button is not disabled
+// meanwhile: it would lose the focus.
 async function attempt(button, work) {
+  if (button && button.ariaBusy === "true") return;
   notice("");
-  if (button) button.disabled = true;
+  if (button) button.ariaBusy = "true";
   try {
     await work();
   } catch (error) {
     notice(error.message);
   } finally {
-    if (button) button.disabled = false;
+    if (button) button.ariaBusy = "false";
     refreshAll();
   }
 }
@@ -243,93 +245,6 @@ if ($("rename-open")) {
       await api("PATCH", `/api/v1/devices/${$("rename").dataset.device}`, body);
       location.reload();
     });
-  });
-}
-
-// ---- upload -----------------------------------------------------------------------------------
-
-function megabytes(bytes) {
-  return `${Math.round(bytes / 1e6)} MB`;
-}
-
-function nameOf(file) {
-  const base = file.name.replace(/\.(gz|xz|zst|bz2)$/i, "").replace(/\.(img|raw|bin|dd|iso)$/i, "");
-  return base.replace(/[^A-Za-z0-9._-]+/g, "-").replace(/^[^A-Za-z0-9]+/, "").slice(0, 64);
-}
-
-// XMLHttpRequest, because fetch does not tell how far an upload is.
-function send(name, file) {
-  const request = new XMLHttpRequest();
-  const bar = $("upload-progress");
-  request.upload.onprogress = (progress) => {
-    if (progress.lengthComputable) bar.value = progress.loaded / progress.total;
-    $("upload-text").textContent = progress.loaded === progress.total
-      ? "Sent. The server makes it durable."
-      : `${megabytes(progress.loaded)} of ${megabytes(progress.total)} sent`;
-  };
-  $("upload-stop").onclick = () => request.abort();
-  const done = new Promise((resolve, reject) => {
-    request.onload = () => {
-      let value = null;
-      try {
-        value = JSON.parse(request.responseText);
-      } catch {
-        // Not JSON: only the status tells something.
-      }
-      if (request.status === 201) return resolve();
-      reject(new Error((value && value.error) || `The server answered ${request.status}.`));
-    };
-    request.onerror = () => reject(new Error("The upload was cut off. Nothing of it was kept."));
-    request.onabort = () => reject(new Error("The upload was stopped. Nothing of it was kept."));
-  });
-  request.open("PUT", `/api/v1/images/${encodeURIComponent(name)}`);
-  request.send(file);
-  return done;
-}
-
-async function upload(name, file) {
-  const images = await api("GET", "/api/v1/images");
-  if (images.some((image) => image.name === name)) {
-    throw new Error(`There is an image named ${name} already: choose another name, or remove that one.`);
-  }
-  $("upload-progress").hidden = $("upload-stop").hidden = false;
-  try {
-    await send(name, file);
-    $("upload-text").textContent = `${name} is here.`;
-    $("upload").reset();
-  } catch (error) {
-    $("upload-text").textContent = "";
-    throw error;
-  } finally {
-    $("upload-progress").hidden = $("upload-stop").hidden = true;
-    $("upload-progress").value = 0;
-  }
-}
-
-if ($("upload")) {
-  const input = $("upload-file");
-  const drop = $("drop");
-  input.addEventListener("change", () => {
-    if (input.files[0] && !$("upload-name").value) $("upload-name").value = nameOf(input.files[0]);
-  });
-  drop.addEventListener("dragover", (event) => {
-    event.preventDefault();
-    drop.classList.add("over");
-  });
-  drop.addEventListener("dragleave", () => drop.classList.remove("over"));
-  drop.addEventListener("drop", (event) => {
-    event.preventDefault();
-    drop.classList.remove("over");
-    if (!event.dataTransfer.files.length) return;
-    input.files = event.dataTransfer.files;
-    input.dispatchEvent(new Event("change"));
-  });
-  $("upload").addEventListener("submit", (event) => {
-    event.preventDefault();
-    attempt($("upload-ok"), () => upload($("upload-name").value, input.files[0]));
-  });
-  addEventListener("beforeunload", (event) => {
-    if (!$("upload-stop").hidden) event.preventDefault();
   });
 }
 

@@ -47,8 +47,12 @@ impl BootView {
         // They are kept in the order they were reached, which is that of time but for a clock
         // that was set back.
         reached.sort_by_key(|(_, at)| *at);
-        let first = reached.first().map_or(session.started, |(_, at)| (*at).min(session.started));
-        let last = reached.last().map_or(session.started, |(_, at)| (*at).max(session.started));
+        let first = reached
+            .first()
+            .map_or(session.started, |(_, at)| (*at).min(session.started));
+        let last = reached
+            .last()
+            .map_or(session.started, |(_, at)| (*at).max(session.started));
         let whole = last.millis_since(first).max(1);
         let place = |at: Timestamp| {
             let offset = i128::from(at.millis_since(first)) * i128::from(WIDTH) / i128::from(whole);
@@ -72,7 +76,10 @@ impl BootView {
         Self {
             id: session.id.to_string(),
             started: Moment::new(session.started, now),
-            firmware: session.firmware.map(|firmware| firmware.to_string()).unwrap_or_default(),
+            firmware: session
+                .firmware
+                .map(|firmware| firmware.to_string())
+                .unwrap_or_default(),
             outcome: match session.outcome {
                 Outcome::Open => "under way",
                 Outcome::Registered => "the agent registered",
@@ -111,7 +118,11 @@ mod tests {
             (Stage::Registered, Timestamp(5000)),
         ]);
         assert_eq!(view.total, "4.0 s");
-        let bars: Vec<_> = view.stages.iter().map(|s| (s.name, s.x, s.width, s.took.as_str())).collect();
+        let bars: Vec<_> = view
+            .stages
+            .iter()
+            .map(|s| (s.name, s.x, s.width, s.took.as_str()))
+            .collect();
         assert_eq!(
             bars,
             [

@@ -1,7 +1,7 @@
 //! The dashboard: server-rendered pages and live updates.
 //!
 //! A page is a frame around a *fragment*; the fragment has a path of its own. The page's script
-//! (`assets/app.js`, no framework, no build step, nothing from another host) follows the event
+//! (`assets/app.js`; no framework, no build step, nothing from another host) follows the event
 //! stream of the API and fetches the fragment again when something it shows has changed. What
 //! changes something goes to the API as JSON.
 //!
@@ -42,6 +42,7 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/fragments/tasks", get(pages::tasks_fragment))
         .route("/fragments/events", get(pages::events_fragment))
         .route("/assets/app.js", get(script))
+        .route("/assets/upload.js", get(upload_script))
         .route("/assets/style.css", get(style))
         .route("/assets/icon.svg", get(icon))
         .fallback(pages::nothing_here)
@@ -53,24 +54,46 @@ pub fn router(state: Arc<AppState>) -> Router {
 async fn secure(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(
+        header::CONTENT_SECURITY_POLICY,
+        HeaderValue::from_static(POLICY),
+    );
+    headers.insert(
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    );
     // Pages show the present, and assets change with the server's version: nothing is kept
     // without asking.
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
 
-fn asset(kind: &'static str, content: &'static str) -> ([(HeaderName, &'static str); 1], &'static str) {
+fn asset(
+    kind: &'static str,
+    content: &'static str,
+) -> ([(HeaderName, &'static str); 1], &'static str) {
     ([(header::CONTENT_TYPE, kind)], content)
 }
 
 async fn script() -> impl IntoResponse {
-    asset("text/javascript; charset=utf-8", include_str!("../assets/app.js"))
+    asset(
+        "text/javascript; charset=utf-8",
+        include_str!("../assets/app.js"),
+    )
+}
+
+async fn upload_script() -> impl IntoResponse {
+    asset(
+        "text/javascript; charset=utf-8",
+        include_str!("../assets/upload.js"),
+    )
 }
 
 async fn style() -> impl IntoResponse {
-    asset("text/css; charset=utf-8", include_str!("../assets/style.css"))
+    asset(
+        "text/css; charset=utf-8",
+        include_str!("../assets/style.css"),
+    )
 }
 
 async fn icon() -> impl IntoResponse {

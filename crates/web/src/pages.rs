@@ -20,7 +20,7 @@ use std::sync::{Arc, PoisonError};
 const LISTED: usize = 200;
 
 /// Ended tasks, boots and events on the page of a device.
-const RECENT: usize = 10;
+const RECENT: usize = 5;
 const RECENT_EVENTS: usize = 60;
 
 type Server = State<Arc<AppState>>;
@@ -37,8 +37,13 @@ impl<E: Into<ApiError>> From<E> for PageError {
 impl IntoResponse for PageError {
     fn into_response(self) -> Response {
         let status = self.0.status();
-        let page = ErrorPage { frame: Frame::new("Error"), text: clean(&self.0.to_string()) };
-        let html = page.render().unwrap_or_else(|error| format!("no page: {error}"));
+        let page = ErrorPage {
+            frame: Frame::new("Error"),
+            text: clean(&self.0.to_string()),
+        };
+        let html = page
+            .render()
+            .unwrap_or_else(|error| format!("no page: {error}"));
         (status, Html(html)).into_response()
     }
 }
@@ -48,7 +53,10 @@ type Page = Result<Html<String>, PageError>;
 fn render(template: &impl Template) -> Page {
     template.render().map(Html).map_err(|error| {
         tracing::error!("a page could not be rendered: {error}");
-        PageError(ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+        PageError(ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            error.to_string(),
+        ))
     })
 }
 
@@ -60,7 +68,10 @@ pub(crate) struct Frame {
 
 impl Frame {
     fn new(title: &str) -> Self {
-        Self { title: title.to_owned(), version: env!("CARGO_PKG_VERSION") }
+        Self {
+            title: title.to_owned(),
+            version: env!("CARGO_PKG_VERSION"),
+        }
     }
 }
 
@@ -78,7 +89,10 @@ pub(crate) async fn nothing_here(uri: Uri) -> PageError {
 
 async fn labels(state: &AppState) -> Result<Labels, PageError> {
     let devices = state.store.devices().await?;
-    Ok(devices.iter().map(|device| (device.id, label(device))).collect())
+    Ok(devices
+        .iter()
+        .map(|device| (device.id, label(device)))
+        .collect())
 }
 
 // ---- devices ---------------------------------------------------------------------------------
@@ -99,21 +113,33 @@ struct DevicesFragment {
 async fn device_list(state: &AppState) -> Result<DevicesFragment, PageError> {
     let now = state.now();
     let devices = state.store.devices().await?;
-    let labels: Labels = devices.iter().map(|device| (device.id, label(device))).collect();
+    let labels: Labels = devices
+        .iter()
+        .map(|device| (device.id, label(device)))
+        .collect();
     // A device has one open task at most.
-    let filter = TaskFilter { open_only: true, limit: devices.len(), ..TaskFilter::default() };
+    let filter = TaskFilter {
+        open_only: true,
+        limit: devices.len(),
+        ..TaskFilter::default()
+    };
     let tasks = state.store.tasks(filter).await?;
     let mut open: HashMap<_, _> = tasks
         .iter()
         .map(|task| (task.device, TaskView::new(task, &labels, now)))
         .collect();
-    let devices =
-        devices.iter().map(|device| DeviceView::new(device, open.remove(&device.id), now)).collect();
+    let devices = devices
+        .iter()
+        .map(|device| DeviceView::new(device, open.remove(&device.id), now))
+        .collect();
     Ok(DevicesFragment { devices })
 }
 
 pub(crate) async fn devices(State(state): Server) -> Page {
-    render(&DevicesPage { frame: Frame::new("Devices"), list: device_list(&state).await? })
+    render(&DevicesPage {
+        frame: Frame::new("Devices"),
+        list: device_list(&state).await?,
+    })
 }
 
 pub(crate) async fn devices_fragment(State(state): Server) -> Page {
@@ -145,25 +171,43 @@ struct DeviceFragment {
 }
 
 fn disks(device: &Device) -> Vec<DiskView> {
-    device.inventory.iter().flat_map(|inventory| &inventory.disks).map(DiskView::new).collect()
+    device
+        .inventory
+        .iter()
+        .flat_map(|inventory| &inventory.disks)
+        .map(DiskView::new)
+        .collect()
 }
 
 async fn device_parts(state: &AppState, device: &Device) -> Result<DeviceFragment, PageError> {
     let now = state.now();
     let labels = Labels::from([(device.id, label(device))]);
-    let filter = TaskFilter { device: Some(device.id), limit: RECENT, ..TaskFilter::default() };
+    let filter = TaskFilter {
+        device: Some(device.id),
+        limit: RECENT,
+        ..TaskFilter::default()
+    };
     let tasks = state.store.tasks(filter).await?;
     let boots = state.store.sessions(device.id, RECENT).await?;
-    let filter =
-        EventFilter { device: Some(device.id), limit: RECENT_EVENTS, ..EventFilter::default() };
+    let filter = EventFilter {
+        device: Some(device.id),
+        limit: RECENT_EVENTS,
+        ..EventFilter::default()
+    };
     let events = state.store.events(filter).await?;
-    let nics = device.inventory.iter().flat_map(|inventory| &inventory.nics);
+    let nics = device
+        .inventory
+        .iter()
+        .flat_map(|inventory| &inventory.nics);
     Ok(DeviceFragment {
         device: DeviceView::new(device, None, now),
         facts: facts(device),
         disks: disks(device),
         nics: nics.map(NicView::new).collect(),
-        tasks: tasks.iter().map(|task| TaskView::new(task, &labels, now)).collect(),
+        tasks: tasks
+            .iter()
+            .map(|task| TaskView::new(task, &labels, now))
+            .collect(),
         boots: boots.iter().map(|boot| BootView::new(boot, now)).collect(),
         events: latest_first(&events, &labels, state),
     })
@@ -171,7 +215,11 @@ async fn device_parts(state: &AppState, device: &Device) -> Result<DeviceFragmen
 
 fn latest_first(events: &[Event], labels: &Labels, state: &AppState) -> Vec<EventView> {
     let now = state.now();
-    events.iter().rev().map(|event| EventView::new(event, labels, now)).collect()
+    events
+        .iter()
+        .rev()
+        .map(|event| EventView::new(event, labels, now))
+        .collect()
 }
 
 pub(crate) async fn device(State(state): Server, Path(text): Path<String>) -> Page {
@@ -182,7 +230,10 @@ pub(crate) async fn device(State(state): Server, Path(text): Path<String>) -> Pa
         frame: Frame::new(&label(&device)),
         device: DeviceView::new(&device, None, now),
         disks: disks(&device),
-        images: images.iter().map(|image| ImageView::new(image, now)).collect(),
+        images: images
+            .iter()
+            .map(|image| ImageView::new(image, now))
+            .collect(),
         parts: device_parts(&state, &device).await?,
     })
 }
@@ -210,11 +261,19 @@ struct ImagesFragment {
 async fn image_list(state: &AppState) -> Result<ImagesFragment, PageError> {
     let now = state.now();
     let images = state.store.images().await?;
-    Ok(ImagesFragment { images: images.iter().map(|image| ImageView::new(image, now)).collect() })
+    Ok(ImagesFragment {
+        images: images
+            .iter()
+            .map(|image| ImageView::new(image, now))
+            .collect(),
+    })
 }
 
 pub(crate) async fn images(State(state): Server) -> Page {
-    render(&ImagesPage { frame: Frame::new("Images"), list: image_list(&state).await? })
+    render(&ImagesPage {
+        frame: Frame::new("Images"),
+        list: image_list(&state).await?,
+    })
 }
 
 pub(crate) async fn images_fragment(State(state): Server) -> Page {
@@ -238,14 +297,25 @@ struct TasksFragment {
 
 async fn task_list(state: &AppState) -> Result<TasksFragment, PageError> {
     let labels = labels(state).await?;
-    let filter = TaskFilter { limit: LISTED, ..TaskFilter::default() };
+    let filter = TaskFilter {
+        limit: LISTED,
+        ..TaskFilter::default()
+    };
     let tasks = state.store.tasks(filter).await?;
     let now = state.now();
-    Ok(TasksFragment { tasks: tasks.iter().map(|task| TaskView::new(task, &labels, now)).collect() })
+    Ok(TasksFragment {
+        tasks: tasks
+            .iter()
+            .map(|task| TaskView::new(task, &labels, now))
+            .collect(),
+    })
 }
 
 pub(crate) async fn tasks(State(state): Server) -> Page {
-    render(&TasksPage { frame: Frame::new("Tasks"), list: task_list(&state).await? })
+    render(&TasksPage {
+        frame: Frame::new("Tasks"),
+        list: task_list(&state).await?,
+    })
 }
 
 pub(crate) async fn tasks_fragment(State(state): Server) -> Page {
@@ -297,21 +367,37 @@ async fn event_list(
     kind: Option<EventKind>,
 ) -> Result<EventsFragment, PageError> {
     let labels = labels(state).await?;
-    let filter = EventFilter { kind, limit: LISTED, ..EventFilter::default() };
+    let filter = EventFilter {
+        kind,
+        limit: LISTED,
+        ..EventFilter::default()
+    };
     let events = state.store.events(filter).await?;
-    Ok(EventsFragment { events: latest_first(&events, &labels, state) })
+    Ok(EventsFragment {
+        events: latest_first(&events, &labels, state),
+    })
 }
 
 pub(crate) async fn events(State(state): Server, Query(query): Query<EventQuery>) -> Page {
-    let services = state.info.services.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let services = state
+        .info
+        .services
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .clone();
     let chosen = KINDS.iter().find(|(_, kind)| Some(*kind) == query.kind);
-    let query_text = chosen.map(|(word, _)| format!("?kind={word}")).unwrap_or_default();
+    let query_text = chosen
+        .map(|(word, _)| format!("?kind={word}"))
+        .unwrap_or_default();
     render(&EventsPage {
         frame: Frame::new("Events"),
         services,
         kinds: KINDS
             .iter()
-            .map(|(word, kind)| KindView { word, chosen: Some(*kind) == query.kind })
+            .map(|(word, kind)| KindView {
+                word,
+                chosen: Some(*kind) == query.kind,
+            })
             .collect(),
         source: format!("/fragments/events{query_text}"),
         list: event_list(&state, query.kind).await?,

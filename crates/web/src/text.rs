@@ -12,7 +12,15 @@ pub(crate) fn clean(text: &str) -> String {
                 | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
                 | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e0fff}')
     };
-    text.chars().map(|c| if bad(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+    text.chars()
+        .map(|c| {
+            if bad(c) {
+                char::REPLACEMENT_CHARACTER
+            } else {
+                c
+            }
+        })
+        .collect()
 }
 
 /// A size, in decimal units: `700.0 MB`.
@@ -73,7 +81,11 @@ impl Moment {
             7200..172_800 => format!("{} h ago", seconds / 3600),
             _ => format!("{} d ago", seconds / 86_400),
         };
-        Self { exact: then.to_string(), millis: then.0, ago }
+        Self {
+            exact: then.to_string(),
+            millis: then.0,
+            ago,
+        }
     }
 }
 
@@ -92,14 +104,20 @@ mod tests {
         assert_eq!(duration(3.25), "3.2 s");
         assert_eq!(duration(600.0), "10 min");
         let ago = |millis| Moment::new(Timestamp(0), Timestamp(millis)).ago;
-        assert_eq!([ago(-5), ago(1500), ago(180_000)], ["now", "1 s ago", "3 min ago"]);
+        assert_eq!(
+            [ago(-5), ago(1500), ago(180_000)],
+            ["now", "1 s ago", "3 min ago"]
+        );
         assert_eq!([ago(7_200_000), ago(259_200_000)], ["2 h ago", "3 d ago"]);
     }
 
     #[test]
     fn text_that_hides_or_turns_is_made_visible() {
         assert_eq!(clean("pc-7 \u{202e}gpj.exe"), "pc-7 \u{fffd}gpj.exe");
-        assert_eq!(clean("a\u{200b}b\u{1b}[2J\n"), "a\u{fffd}b\u{fffd}[2J\u{fffd}");
+        assert_eq!(
+            clean("a\u{200b}b\u{1b}[2J\n"),
+            "a\u{fffd}b\u{fffd}[2J\u{fffd}"
+        );
         assert_eq!(clean("Größe 日本 <b>"), "Größe 日本 <b>");
     }
 

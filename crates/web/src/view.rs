@@ -55,13 +55,24 @@ impl DeviceView {
             label: label(device),
             named: device.name.is_some(),
             tags: device.tags.iter().map(|tag| clean(tag)).collect(),
-            mac: device.macs.first().map(ToString::to_string).unwrap_or_default(),
+            mac: device
+                .macs
+                .first()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             model: model(device),
-            address: device.address.map(|address| address.to_string()).unwrap_or_default(),
+            address: device
+                .address
+                .map(|address| address.to_string())
+                .unwrap_or_default(),
             presence,
             presence_class,
             netboot,
-            netboot_now: if device.open_tasks > 0 { "on for its task" } else { netboot },
+            netboot_now: if device.open_tasks > 0 {
+                "on for its task"
+            } else {
+                netboot
+            },
             seen: Moment::new(device.seen, now),
             busy: device.open_tasks > 0,
             task,
@@ -70,9 +81,14 @@ impl DeviceView {
 }
 
 fn model(device: &Device) -> String {
-    let Some(inventory) = &device.inventory else { return String::new() };
-    let words: Vec<&str> =
-        [&inventory.vendor, &inventory.model].into_iter().flatten().map(String::as_str).collect();
+    let Some(inventory) = &device.inventory else {
+        return String::new();
+    };
+    let words: Vec<&str> = [&inventory.vendor, &inventory.model]
+        .into_iter()
+        .flatten()
+        .map(String::as_str)
+        .collect();
     clean(&words.join(" "))
 }
 
@@ -87,24 +103,48 @@ pub(crate) fn facts(device: &Device) -> Vec<Fact> {
     let mut facts = Vec::new();
     let mut add = |name, value: String| {
         if !value.is_empty() {
-            facts.push(Fact { name, value: clean(&value) });
+            facts.push(Fact {
+                name,
+                value: clean(&value),
+            });
         }
     };
     add("Model", model(device));
     if let Some(inventory) = &device.inventory {
-        add("Serial number", inventory.serial.clone().unwrap_or_default());
+        add(
+            "Serial number",
+            inventory.serial.clone().unwrap_or_default(),
+        );
         if inventory.cpu.threads > 0 {
-            add("Processor", format!("{} × {}", inventory.cpu.threads, inventory.cpu.model));
+            add(
+                "Processor",
+                format!("{} × {}", inventory.cpu.threads, inventory.cpu.model),
+            );
         }
         if inventory.memory > 0 {
             add("Memory", memory(inventory.memory));
         }
     }
-    add("UUID", device.uuid.map(|uuid| uuid.to_string()).unwrap_or_default());
+    add(
+        "UUID",
+        device.uuid.map(|uuid| uuid.to_string()).unwrap_or_default(),
+    );
     let macs: Vec<String> = device.macs.iter().map(ToString::to_string).collect();
     add("MAC addresses", macs.join(", "));
-    add("Address", device.address.map(|address| address.to_string()).unwrap_or_default());
-    add("Firmware", device.firmware.map(|firmware| firmware.to_string()).unwrap_or_default());
+    add(
+        "Address",
+        device
+            .address
+            .map(|address| address.to_string())
+            .unwrap_or_default(),
+    );
+    add(
+        "Firmware",
+        device
+            .firmware
+            .map(|firmware| firmware.to_string())
+            .unwrap_or_default(),
+    );
     add("Tags", device.tags.join(", "));
     facts
 }
@@ -288,7 +328,11 @@ pub(crate) struct EventView {
 impl EventView {
     pub(crate) fn new(event: &Event, labels: &Labels, now: Timestamp) -> Self {
         let at = Moment::new(event.at, now);
-        let clock = at.exact.split_once('T').map_or("", |(_, time)| time).trim_end_matches('Z');
+        let clock = at
+            .exact
+            .split_once('T')
+            .map_or("", |(_, time)| time)
+            .trim_end_matches('Z');
         Self {
             clock: clock.to_owned(),
             at,
@@ -303,7 +347,10 @@ impl EventView {
                 EventKind::Server => "server",
             },
             device: event.device.map(|id| {
-                (id.to_string(), labels.get(&id).cloned().unwrap_or_else(|| id.to_string()))
+                (
+                    id.to_string(),
+                    labels.get(&id).cloned().unwrap_or_else(|| id.to_string()),
+                )
             }),
             text: clean(&event.text),
         }

@@ -14,38 +14,65 @@ const QUEUE: usize = 256;
 pub(crate) fn start() -> Log {
     let (sender, lines) = sync_channel(QUEUE);
     // Without the thread the log still reaches the server.
-    drop(std::thread::Builder::new().name("console".into()).spawn(move || show(&lines)));
+    drop(
+        std::thread::Builder::new()
+            .name("console".into())
+            .spawn(move || show(&lines)),
+    );
     Log::console(sender)
 }
 
 fn show(lines: &Receiver<String>) {
-    let mut consoles = open();
+    let text = read_to_string("/proc/consoles").unwrap_or_default();
+    let mut paths: Vec<String> = console_names(&text)
+        .iter()
+        .map(|name| format!("/dev/{name}"))
+        .collect();
+    if paths.is_empty() {
+        paths.push("/dev/console".into());
+    }
+    let mut consoles: Vec<Console> = paths.into_iter().map(Console::new).collect();
     for line in lines {
         // A carriage return too: the terminal may be in raw mode under a shell.
         let bytes = format!("{line}\r\n").into_bytes();
-        consoles.retain_mut(|console| console.write_all(&bytes).is_ok());
-        if consoles.is_empty() {
-            consoles = open();
+        for console in &mut consoles {
+            console.write(&bytes);
         }
     }
 }
 
-/// Every console of `/proc/consoles` that can be written, or `/dev/console` where there is none.
-fn open() -> Vec<File> {
-    let text = read_to_string("/proc/consoles").unwrap_or_default();
-    let names = console_names(&text);
-    let mut consoles: Vec<File> =
-        names.iter().filter_map(|name| open_tty(&format!("/dev/{name}"))).collect();
-    if consoles.is_empty() {
-        consoles.extend(open_tty("/dev/console"));
+struct Console {
+    path: String,
+    open: Option<File>,
+}
+
+impl Console {
+    fn new(path: String) -> Self {
+        Self { path, open: None }
     }
-    consoles
+
+    /// Writes, and opens the console first where it is not open. A shell that ends hangs up its
+    /// terminal for everybody who has it open, so a write that fails is tried once more.
+    fn write(&mut self, bytes: &[u8]) {
+        for _ in 0..2 {
+            if self.open.is_none() {
+                self.open = open_tty(&self.path);
+            }
+            let Some(console) = &mut self.open else {
+                return;
+            };
+            if console.write_all(bytes).is_ok() {
+                return;
+            }
+            self.open = None;
+        }
+    }
 }
 
 fn open_tty(path: &str) -> Option<File> {
-    let flags = rustix::fs::OFlags::NOCTTY.bits();
-    let flags = i32::try_from(flags).ok()?;
-    OpenOptions::new().write(true).custom_flags(flags).open(path).ok()
+    let flags = i32::try_from(rustix::fs::OFlags::NOCTTY.bits()).ok()?;
+    let mut options = OpenOptions::new();
+    options.write(true).custom_flags(flags).open(path).ok()
 }
 
 /// The names of consoles that take output: `ttyS0   -W- (EC p a)    4:64`.
@@ -64,6 +91,20 @@ fn console_names(text: &str) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_console_that_hung_up_is_opened_again() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut console = Console::new(file.path().to_str().unwrap().into());
+        console.write(b"one");
+        // Every write to this descriptor fails.
+        console.open = Some(File::open(file.path()).unwrap());
+        console.write(b"two");
+        assert_eq!(std::fs::read(file.path()).unwrap(), b"two");
+        let mut missing = Console::new("/nonexistent/tty".into());
+        missing.write(b"three");
+        assert!(missing.open.is_none());
+    }
 
     #[test]
     fn consoles_that_can_be_written_are_found() {

@@ -45,7 +45,11 @@ impl Arrivals {
     }
 
     /// Calls `look` now and after every arrival until it finds something, at most until `end`.
-    pub(crate) fn wait_for<T>(&self, end: Instant, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+    pub(crate) fn wait_for<T>(
+        &self,
+        end: Instant,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
         loop {
             let seen = *self.count.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(found) = look() {
@@ -101,7 +105,9 @@ pub(crate) fn run(arrivals: &Arrivals, log: &Log) {
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => {
-                log.line(format!("the kernel's announcements of devices ended: {error}"));
+                log.line(format!(
+                    "the kernel's announcements of devices ended: {error}"
+                ));
                 return;
             }
         }
@@ -161,7 +167,10 @@ struct Loader<'a> {
 impl<'a> Loader<'a> {
     /// `None`, and a line in the log, where the boot environment has no modules for this kernel.
     fn new(arrivals: &'a Arrivals, log: &'a Log) -> Option<Self> {
-        let release = rustix::system::uname().release().to_string_lossy().into_owned();
+        let release = rustix::system::uname()
+            .release()
+            .to_string_lossy()
+            .into_owned();
         let dir = Path::new("/lib/modules").join(&release);
         match Modules::load(&dir) {
             Ok(modules) => Some(Self {
@@ -173,7 +182,9 @@ impl<'a> Loader<'a> {
             }),
             Err(error) => {
                 let why = chain(&error);
-                log.line(format!("no kernel modules: {why}; only built-in drivers work"));
+                log.line(format!(
+                    "no kernel modules: {why}; only built-in drivers work"
+                ));
                 None
             }
         }
@@ -198,7 +209,9 @@ impl<'a> Loader<'a> {
             }
         }
         let (count, time) = (self.tried.len(), began.elapsed().as_millis());
-        self.log.line(format!("{count} kernel modules for this machine, in {time} ms"));
+        self.log.line(format!(
+            "{count} kernel modules for this machine, in {time} ms"
+        ));
     }
 
     fn load_for(&mut self, alias: &str) {
@@ -240,7 +253,11 @@ impl<'a> Loader<'a> {
 fn insert(path: &Path) -> io::Result<()> {
     let file = File::open(path)?;
     let is_plain = path.extension().is_some_and(|extension| extension == "ko");
-    let flags = if is_plain { 0 } else { MODULE_INIT_COMPRESSED_FILE };
+    let flags = if is_plain {
+        0
+    } else {
+        MODULE_INIT_COMPRESSED_FILE
+    };
     Ok(finit_module(&file, c"", flags)?)
 }
 
@@ -263,9 +280,13 @@ mod tests {
 
     #[test]
     fn interfaces_are_told_from_the_rest() {
-        assert!(is_network("pci:v00001AF4d00001000sv00001AF4sd00000001bc02sc00i00"));
+        assert!(is_network(
+            "pci:v00001AF4d00001000sv00001AF4sd00000001bc02sc00i00"
+        ));
         assert!(is_network("virtio:d00000001v00001AF4"));
-        assert!(!is_network("pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01"));
+        assert!(!is_network(
+            "pci:v00008086d00002922sv00001AF4sd00001100bc01sc06i01"
+        ));
         assert!(!is_network("virtio:d00000002v00001AF4") && !is_network("acpi:bc02:"));
     }
 
@@ -284,7 +305,10 @@ mod tests {
         std::os::unix::fs::symlink(dir.path(), dir.path().join("pci0/round")).unwrap();
         let mut found = BTreeSet::new();
         modaliases(dir.path(), MAX_DEPTH, &mut found);
-        assert_eq!(found.into_iter().collect::<Vec<_>>(), ["pci:v1", "virtio:d1"]);
+        assert_eq!(
+            found.into_iter().collect::<Vec<_>>(),
+            ["pci:v1", "virtio:d1"]
+        );
     }
 
     #[test]

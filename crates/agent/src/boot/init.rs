@@ -55,7 +55,11 @@ pub fn main() -> ! {
     let problems = mount_all();
     open_console();
     let log = console::start();
-    log.line(concat!("version ", env!("CARGO_PKG_VERSION"), ", init of the boot environment"));
+    log.line(concat!(
+        "version ",
+        env!("CARGO_PKG_VERSION"),
+        ", init of the boot environment"
+    ));
     for problem in problems {
         log.line(problem);
     }
@@ -116,7 +120,9 @@ fn supervise(log: &Log, ended: &Sender<Pid>) -> ! {
             Ok(pid) => {
                 let status = wait_for(pid, ended);
                 last = status;
-                log.line(format!("the agent's work ended by {last}; starting it again"));
+                log.line(format!(
+                    "the agent's work ended by {last}; starting it again"
+                ));
             }
             Err(error) => log.line(format!("cannot start the agent's work: {error}")),
         }
@@ -150,7 +156,10 @@ fn describe(status: WaitStatus) -> String {
 
 /// Starts this program again, in another role.
 fn spawn(role: &str, last: &str) -> io::Result<Pid> {
-    let child = Command::new("/proc/self/exe").arg(role).env(LAST_EXIT, last).spawn()?;
+    let child = Command::new("/proc/self/exe")
+        .arg(role)
+        .env(LAST_EXIT, last)
+        .spawn()?;
     // Dropping `child` leaves the process alone: its status is taken by `wait_for`.
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     pid.ok_or_else(|| io::Error::other("the child has no process id"))

@@ -3,13 +3,14 @@
 //! Four requests are all that a boot environment needs; each is built by a pure function and sent
 //! with an acknowledgement asked for.
 
-use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
-use rustix::net::{
-    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send, socket_with,
-};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::OwnedFd;
 use rustix::io::Errno;
+use rustix::net::netlink::{KOBJECT_UEVENT, SocketAddrNetlink};
+use rustix::net::{
+    AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, send,
+    socket_with,
+};
 use std::io;
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
@@ -139,7 +140,18 @@ impl Change {
 /// rtmsg: family, lengths of destination and source, TOS, table, protocol, scope, type, flags.
 fn route(message: &mut Vec<u8>, prefix: u8, scope: u8) {
     message.extend_from_slice(&[
-        AF_INET, prefix, 0, 0, RT_TABLE_MAIN, RTPROT_DHCP, scope, RTN_UNICAST, 0, 0, 0, 0,
+        AF_INET,
+        prefix,
+        0,
+        0,
+        RT_TABLE_MAIN,
+        RTPROT_DHCP,
+        scope,
+        RTN_UNICAST,
+        0,
+        0,
+        0,
+        0,
     ]);
 }
 
@@ -153,7 +165,12 @@ fn attribute(message: &mut Vec<u8>, kind: u16, value: &[u8; 4]) {
 /// Looks through a datagram of the kernel for the answer to request `seq`.
 fn find_ack(mut bytes: &[u8], seq: u32) -> Option<Result<(), Errno>> {
     while let Some(header) = bytes.first_chunk::<HEADER_LEN>() {
-        let u32_at = |at: usize| header.get(at..).and_then(<[u8]>::first_chunk).map(|b| u32::from_ne_bytes(*b));
+        let u32_at = |at: usize| {
+            header
+                .get(at..)
+                .and_then(<[u8]>::first_chunk)
+                .map(|b| u32::from_ne_bytes(*b))
+        };
         let length = u32_at(0)? as usize;
         let kind = u16::from_ne_bytes([header[4], header[5]]);
         if length < HEADER_LEN {
@@ -164,7 +181,9 @@ fn find_ack(mut bytes: &[u8], seq: u32) -> Option<Result<(), Errno>> {
             let code = i32::from_ne_bytes(*code);
             return Some(match code {
                 0 => Ok(()),
-                _ => Err(Errno::from_raw_os_error(code.checked_neg().unwrap_or(i32::MAX) & 0xfff)),
+                _ => Err(Errno::from_raw_os_error(
+                    code.checked_neg().unwrap_or(i32::MAX) & 0xfff,
+                )),
             });
         }
         // Messages are aligned to four bytes.
@@ -184,7 +203,7 @@ pub(crate) fn apply(change: &Change) -> io::Result<()> {
     let mut buffer = vec![0; 8192];
     while wait_readable(&socket, end.saturating_duration_since(Instant::now()))? {
         let (len, _) = recv(&socket, &mut buffer[..], RecvFlags::empty())?;
-        if let Some(answer) = find_ack(&buffer[..len.min(8192)], 1) {
+        if let Some(answer) = buffer.get(..len).and_then(|bytes| find_ack(bytes, 1)) {
             return Ok(answer?);
         }
     }
@@ -291,12 +310,20 @@ mod tests {
             address: Ipv4Addr::new(10, 0, 0, 1),
             prefix: 32,
         };
-        assert_eq!(point_to_point.encode(1).len(), 40, "without a broadcast address");
+        assert_eq!(
+            point_to_point.encode(1).len(),
+            40,
+            "without a broadcast address"
+        );
         assert_eq!(Change::Up { index: 3 }.encode(1).len(), 32);
         let router = Ipv4Addr::new(10, 20, 50, 1);
         let route = Change::DefaultRoute { index: 2, router }.encode(1);
         assert_eq!(route[16..24], [2, 0, 0, 0, 254, 16, 0, 1]);
-        let host = Change::HostRoute { index: 2, host: router }.encode(1);
+        let host = Change::HostRoute {
+            index: 2,
+            host: router,
+        }
+        .encode(1);
         assert_eq!(host[16..24], [2, 32, 0, 0, 254, 16, 253, 1]);
     }
 

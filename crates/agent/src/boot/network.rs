@@ -49,7 +49,8 @@ impl Network<'_> {
     /// Finds an interface with a link and an address, however long it takes.
     pub(crate) fn connect(&self) -> Connected {
         if let Err(error) = apply(&Change::Up { index: LOOPBACK }) {
-            self.log.line(format!("cannot set the interface lo up: {error}"));
+            self.log
+                .line(format!("cannot set the interface lo up: {error}"));
         }
         let mut is_up = BTreeSet::new();
         loop {
@@ -87,7 +88,11 @@ impl Network<'_> {
                 };
                 found.then_some(())
             };
-            if self.arrivals.wait_for(Instant::now() + PATIENCE, wanted).is_some() {
+            if self
+                .arrivals
+                .wait_for(Instant::now() + PATIENCE, wanted)
+                .is_some()
+            {
                 return;
             }
             let nics = self.sysfs.nics();
@@ -115,7 +120,8 @@ impl Network<'_> {
         match apply(&Change::Up { index }) {
             Ok(()) => true,
             Err(error) => {
-                self.log.line(format!("cannot set the interface {name} up: {error}"));
+                self.log
+                    .line(format!("cannot set the interface {name} up: {error}"));
                 false
             }
         }
@@ -127,7 +133,10 @@ impl Network<'_> {
         let watch = LinkWatch::open();
         loop {
             let nics = self.sysfs.nics();
-            let ready = match self.boot_mac.filter(|mac| nics.iter().any(|nic| nic.mac == *mac)) {
+            let ready = match self
+                .boot_mac
+                .filter(|mac| nics.iter().any(|nic| nic.mac == *mac))
+            {
                 Some(mac) => nics.iter().any(|nic| nic.link && nic.mac == mac),
                 None => nics.iter().any(|nic| nic.link),
             };
@@ -176,7 +185,11 @@ impl Network<'_> {
             };
             connected.configure(self.log);
             let time = began.elapsed().as_millis();
-            self.log.line(format!("{} ({}), in {time} ms", describe(&connected.lease), nic.name));
+            self.log.line(format!(
+                "{} ({}), in {time} ms",
+                describe(&connected.lease),
+                nic.name
+            ));
             return Ok(connected);
         }
         let sent = session.trouble().map_or("nobody answered".into(), |error| {
@@ -228,7 +241,10 @@ impl Connected {
         let mut changes = vec![address];
         if let Some(router) = lease.router {
             if !same_network(lease, router) {
-                changes.push(Change::HostRoute { index, host: router });
+                changes.push(Change::HostRoute {
+                    index,
+                    host: router,
+                });
             }
             changes.push(Change::DefaultRoute { index, router });
         }
@@ -241,7 +257,9 @@ impl Connected {
         let written = std::fs::create_dir_all("/etc")
             .and_then(|()| std::fs::write("/etc/resolv.conf", resolv_conf(lease)));
         if let Err(error) = written {
-            log.line(format!("cannot write /etc/resolv.conf: {error}; names will not resolve"));
+            log.line(format!(
+                "cannot write /etc/resolv.conf: {error}; names will not resolve"
+            ));
         }
     }
 
@@ -252,13 +270,19 @@ impl Connected {
             prefix: self.lease.prefix,
         };
         if let Err(error) = apply(&change) {
-            log.line(format!("cannot take the address {} away: {error}", self.lease.address));
+            log.line(format!(
+                "cannot take the address {} away: {error}",
+                self.lease.address
+            ));
         }
     }
 }
 
 fn names(nics: &[Nic]) -> String {
-    let all = nics.iter().map(|nic| format!("{} ({})", nic.name, nic.mac)).collect::<Vec<_>>();
+    let all = nics
+        .iter()
+        .map(|nic| format!("{} ({})", nic.name, nic.mac))
+        .collect::<Vec<_>>();
     if all.is_empty() {
         "none".into()
     } else {
@@ -277,7 +301,9 @@ fn describe(lease: &Lease) -> String {
 }
 
 fn same_network(lease: &Lease, other: Ipv4Addr) -> bool {
-    let mask = u32::MAX.checked_shl(32 - u32::from(lease.prefix.min(32))).unwrap_or(0);
+    let mask = u32::MAX
+        .checked_shl(32 - u32::from(lease.prefix.min(32)))
+        .unwrap_or(0);
     lease.address.to_bits() & mask == other.to_bits() & mask
 }
 
@@ -319,7 +345,12 @@ mod tests {
 
     #[test]
     fn a_router_is_on_the_network_or_is_not() {
-        let on = |prefix, last| same_network(&Lease { prefix, ..lease() }, Ipv4Addr::new(10, 20, 50, last));
+        let on = |prefix, last| {
+            same_network(
+                &Lease { prefix, ..lease() },
+                Ipv4Addr::new(10, 20, 50, last),
+            )
+        };
         assert!(on(24, 1) && on(25, 1) && !on(26, 1) && !on(32, 1) && on(32, 100));
         assert!(on(0, 9), "everything is on one network then");
     }

@@ -6,8 +6,8 @@
 //! others unpack; what arrives meanwhile waits in the sockets. Memory is a frame and a chunk for
 //! each connection, whatever the size of the image.
 
-use super::buffer::AlignedBuf;
 use super::Settings;
+use super::buffer::AlignedBuf;
 use super::error::DeployError;
 use super::plan::Plan;
 use super::progress::Tracker;

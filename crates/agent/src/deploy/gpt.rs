@@ -108,7 +108,9 @@ impl Gpt {
         if crc32(entries) != get_u32(&self.header, 88) {
             return Err(GptError::Entries);
         }
-        let last = (disk_size / sector).checked_sub(1).ok_or(GptError::NoRoom)?;
+        let last = (disk_size / sector)
+            .checked_sub(1)
+            .ok_or(GptError::NoRoom)?;
         if self.backup_lba == last {
             return Ok(None);
         }
@@ -117,7 +119,9 @@ impl Gpt {
         let last_usable = backup_array.checked_sub(1).ok_or(GptError::NoRoom)?;
         // A partition that reaches into the new backup means that the disk is smaller than the
         // table says. Growing never takes room away.
-        if last_usable < get_u64(&self.header, 48) || last_usable < last_partition_lba(entries, &self.header) {
+        if last_usable < get_u64(&self.header, 48)
+            || last_usable < last_partition_lba(entries, &self.header)
+        {
             return Err(GptError::NoRoom);
         }
 
@@ -208,7 +212,11 @@ fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
 /// Reads whatever `bytes` hold as the start and the partition array of a disk of `disk_size`
 /// bytes and moves its backup. For fuzzing: it must not panic on anything.
 pub fn fuzz(bytes: &[u8], sector_size: u32, disk_size: u64) {
-    let sector_size = if sector_size.is_multiple_of(2) { 512 } else { 4096 };
+    let sector_size = if sector_size.is_multiple_of(2) {
+        512
+    } else {
+        4096
+    };
     if let Ok(Some(gpt)) = Gpt::read(bytes, sector_size) {
         let len = usize::try_from(gpt.entries.end - gpt.entries.start).unwrap_or(0);
         let entries = bytes.get(2 * sector_size as usize..).unwrap_or(&[]);

@@ -116,7 +116,10 @@ mod tests {
         tracker.flushed(before);
         let (state, progress) = tracker.now();
         assert_eq!(state, TaskState::Running);
-        assert_eq!((progress.done, progress.skipped, progress.fetched), (30, 10, 7));
+        assert_eq!(
+            (progress.done, progress.skipped, progress.fetched),
+            (30, 10, 7)
+        );
         tracker.flushed(tracker.written());
         tracker.flushed(before);
         assert_eq!(tracker.durable(), 35, "a late flush takes nothing back");

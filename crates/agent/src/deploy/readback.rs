@@ -31,7 +31,11 @@ pub(crate) fn compare(
     tracker: &Tracker,
     stop: &Stop,
 ) -> Result<Vec<bool>, DeployError> {
-    let right: Vec<AtomicBool> = manifest.chunks.iter().map(|_| AtomicBool::new(false)).collect();
+    let right: Vec<AtomicBool> = manifest
+        .chunks
+        .iter()
+        .map(|_| AtomicBool::new(false))
+        .collect();
     in_parallel(manifest.chunks.len(), stop, |n, buffer| {
         let (Some(chunk), Some(flag)) = (manifest.chunks.get(n), right.get(n)) else {
             return Ok(());
@@ -167,7 +171,9 @@ fn sample(ranges: &[Range<u64>], budget: u64) -> Vec<Range<u64>> {
             .step_by(CHUNK_SIZE as usize)
             .map(|start| start..range.end.min(start + u64::from(CHUNK_SIZE)))
     });
-    pieces.step_by(usize::try_from(every).unwrap_or(usize::MAX)).collect()
+    pieces
+        .step_by(usize::try_from(every).unwrap_or(usize::MAX))
+        .collect()
 }
 
 /// Calls `work(n, buffer)` for every `n` below `count`, on several threads, in about this order.
@@ -223,7 +229,9 @@ fn wrong(target: &Target, offset: u64, len: u64, what: &'static str) -> DeployEr
 
 #[cfg(test)]
 mod tests {
+    use super::super::target::Access;
     use super::*;
+    use bugler_model::{Phase, TaskState};
     use proptest::prelude::*;
 
     #[test]
@@ -250,6 +258,98 @@ mod tests {
         assert_eq!(undone(5, "BC.."), "bc..");
         assert_eq!(undone(7, "...."), "....");
         assert_eq!(undone(99, ".Z"), ".z");
+    }
+
+    const MIB: usize = 1 << 20;
+
+    /// A file with two chunks of data, one of zeroes between them, and a manifest that says so.
+    fn written() -> (tempfile::NamedTempFile, Manifest) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut bytes = vec![0; 3 * MIB];
+        bytes[..MIB].fill(1);
+        bytes[2 * MIB..].fill(2);
+        std::fs::write(file.path(), &bytes).unwrap();
+        let chunk = |index: u32| ChunkRef {
+            index,
+            stored_len: 1,
+            hash: hash(&bytes[index as usize * MIB..][..MIB]),
+        };
+        let manifest = Manifest {
+            disk_size: 3 * MIB as u64,
+            sector_size: 512,
+            chunks: vec![chunk(0), chunk(2)],
+        };
+        (file, manifest)
+    }
+
+    fn verified(
+        file: &tempfile::NamedTempFile,
+        manifest: &Manifest,
+        patches: &[Patch],
+    ) -> Result<u64, DeployError> {
+        let target = Target::open(file.path(), Access::Read)?;
+        let tracker = Tracker::new();
+        tracker.enter(TaskState::Verifying, Phase::Verifying);
+        verify(&target, manifest, patches, &tracker, &Stop::new())?;
+        Ok(tracker.now().1.done)
+    }
+
+    #[test]
+    fn any_byte_that_is_wrong_is_found() {
+        let (file, manifest) = written();
+        assert_eq!(verified(&file, &manifest, &[]).unwrap(), 2 * MIB as u64);
+        let cases = [
+            (0, NOT_HASH),
+            (MIB - 1, NOT_HASH),
+            (MIB, NOT_ZERO),
+            (2 * MIB - 1, NOT_ZERO),
+            (2 * MIB, NOT_HASH),
+            (3 * MIB - 1, NOT_HASH),
+        ];
+        let good = std::fs::read(file.path()).unwrap();
+        for (at, expected) in cases {
+            let mut bytes = good.clone();
+            bytes[at] ^= 0x80;
+            std::fs::write(file.path(), bytes).unwrap();
+            match verified(&file, &manifest, &[]) {
+                Err(DeployError::Verify { offset, what, .. }) => {
+                    assert_eq!(
+                        (offset as usize, what),
+                        (at / MIB * MIB, expected),
+                        "byte {at}"
+                    );
+                }
+                other => panic!("byte {at}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn what_finalize_changed_must_be_there_and_counts_as_the_image() {
+        let (file, manifest) = written();
+        let patch = |offset: usize, before: u8| Patch {
+            offset: offset as u64,
+            before: vec![before; 512],
+            after: vec![7; 512],
+        };
+        // In a chunk, and in what is zero.
+        let patches = [patch(512, 1), patch(MIB + 1024, 0)];
+        let error = verified(&file, &manifest, &patches).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .contains("byte 512 and the 512 bytes from there differ from the")
+        );
+        let target = Target::open(file.path(), Access::Write).unwrap();
+        for patch in &patches {
+            target.write_at(&patch.after, patch.offset).unwrap();
+        }
+        target.sync().unwrap();
+        assert_eq!(
+            verified(&file, &manifest, &patches).unwrap(),
+            2 * MIB as u64
+        );
+        assert!(verified(&file, &manifest, &patches[..1]).is_err());
     }
 
     #[test]

@@ -121,7 +121,9 @@ mod tests {
         let mut unpacker = Unpacker::default();
         assert_eq!(read_frame(&mut stream, &mut frame).unwrap(), Frame::Chunk);
         let mut content = [0; 3];
-        unpacker.unpack(&frame, &mut content, &name(b"one")).unwrap();
+        unpacker
+            .unpack(&frame, &mut content, &name(b"one"))
+            .unwrap();
         assert_eq!(&content, b"one");
         assert_eq!(read_frame(&mut stream, &mut frame).unwrap(), Frame::Absent);
         assert_eq!(read_frame(&mut stream, &mut frame).unwrap(), Frame::Chunk);
@@ -133,10 +135,15 @@ mod tests {
         let mut unpacker = Unpacker::default();
         let mut content = [0; 5];
         let mut unpack = |frame: &[u8], hash: &[u8]| {
-            unpacker.unpack(frame, &mut content, &name(hash)).unwrap_err()
+            unpacker
+                .unpack(frame, &mut content, &name(hash))
+                .unwrap_err()
         };
         assert!(unpack(&frame_of(b"abcde"), b"abcdX").starts_with("its BLAKE3 is "));
-        assert_eq!(unpack(&frame_of(b"abcd"), b"abcd"), "it has 4 bytes instead of 5");
+        assert_eq!(
+            unpack(&frame_of(b"abcd"), b"abcd"),
+            "it has 4 bytes instead of 5"
+        );
         assert!(unpack(&frame_of(b"abcdef"), b"abcdef").contains("is broken"));
         assert!(unpack(b"not zstd at all", b"abcde").contains("is broken"));
         // A bomb: 64 MiB in a few kilobytes.

@@ -121,7 +121,9 @@ impl Target {
     /// Logical sector size in bytes; `None` for a file, which has none.
     #[must_use]
     pub fn sector_size(&self) -> Option<u32> {
-        self.is_block.then(|| u32::try_from(self.align).ok()).flatten()
+        self.is_block
+            .then(|| u32::try_from(self.align).ok())
+            .flatten()
     }
 
     /// The descriptor for this piece: O_DIRECT where offset, length and memory allow it.
@@ -188,9 +190,7 @@ impl Target {
         match done {
             Ok(()) => Ok(()),
             Err(error) if is_unsupported(&error) => self.write_zeroes(start, end),
-            Err(error) => {
-                Err(self.failed(format!("zero {len} bytes at byte {start} of"), error))
-            }
+            Err(error) => Err(self.failed(format!("zero {len} bytes at byte {start} of"), error)),
         }
     }
 
@@ -217,7 +217,8 @@ impl Target {
         if self.is_block {
             return Ok(Some((start, end)));
         }
-        let failed = |e: Errno| self.failed(format!("look for holes from byte {start} of"), e.into());
+        let failed =
+            |e: Errno| self.failed(format!("look for holes from byte {start} of"), e.into());
         let data = match rustix::fs::seek(&self.plain, SeekFrom::Data(start)) {
             Ok(data) if data < end => data,
             // Nothing but holes up to the end of the file.
@@ -247,7 +248,9 @@ impl Target {
 
 fn is_unsupported(error: &io::Error) -> bool {
     let known = [Errno::OPNOTSUPP, Errno::NOSYS, Errno::NOTTY, Errno::INVAL];
-    known.iter().any(|e| error.raw_os_error() == Some(e.raw_os_error()))
+    known
+        .iter()
+        .any(|e| error.raw_os_error() == Some(e.raw_os_error()))
 }
 
 #[cfg(test)]
@@ -297,11 +300,18 @@ mod tests {
     #[test]
     fn errors_name_the_disk_and_the_place() {
         let error = Target::open(Path::new("/nonexistent/disk"), Access::Read).unwrap_err();
-        assert_eq!(error.to_string(), "cannot open for reading /nonexistent/disk");
+        assert_eq!(
+            error.to_string(),
+            "cannot open for reading /nonexistent/disk"
+        );
         let file = tempfile::NamedTempFile::new().unwrap();
         let target = Target::open(file.path(), Access::Read).unwrap();
         let error = target.read_at(&mut [0; 512], 1024).unwrap_err();
-        assert!(error.to_string().contains("read 512 bytes at byte 1024 of /"));
+        assert!(
+            error
+                .to_string()
+                .contains("read 512 bytes at byte 1024 of /")
+        );
         assert!(Target::open(Path::new("/dev/null"), Access::Read).is_err());
     }
 }

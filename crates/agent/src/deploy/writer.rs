@@ -102,11 +102,7 @@ impl Drop for DiskWriter {
 }
 
 /// Reads the GPT that the image brought, and says what has to change; `None` for nothing.
-fn plan_gpt(
-    target: &Target,
-    sector_size: u32,
-    log: &Log,
-) -> Result<Option<Moved>, DeployError> {
+fn plan_gpt(target: &Target, sector_size: u32, log: &Log) -> Result<Option<Moved>, DeployError> {
     let sector = u64::from(sector_size);
     if target.size() < 2 * sector {
         return Ok(None);
@@ -115,7 +111,9 @@ fn plan_gpt(
     target.read_at(&mut start, 0)?;
     let leave = |why: String| {
         let path = target.path().display();
-        log.line(format!("the partition table of {path} is left as the image has it: {why}"));
+        log.line(format!(
+            "the partition table of {path} is left as the image has it: {why}"
+        ));
     };
     let gpt = match Gpt::read(&start, sector_size) {
         Ok(Some(gpt)) if gpt.entries.end <= target.size() => gpt,

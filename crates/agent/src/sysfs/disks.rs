@@ -15,7 +15,11 @@ impl Sysfs {
     #[must_use]
     pub fn disks(&self) -> Vec<Disk> {
         let names = self.list("sys/block");
-        names.iter().filter(|name| is_disk(name)).filter_map(|name| self.disk(name)).collect()
+        names
+            .iter()
+            .filter(|name| is_disk(name))
+            .filter_map(|name| self.disk(name))
+            .collect()
     }
 
     fn disk(&self, name: &str) -> Option<Disk> {
@@ -47,7 +51,9 @@ impl Sysfs {
     /// SCSI and NVMe call it `model`, SD and eMMC `name`.
     fn model(&self, name: &str) -> Option<String> {
         let model = ["device/model", "device/name"];
-        model.iter().find_map(|file| self.text(format!("sys/block/{name}/{file}")))
+        model
+            .iter()
+            .find_map(|file| self.text(format!("sys/block/{name}/{file}")))
     }
 
     fn serial(&self, name: &str) -> Option<String> {
@@ -65,9 +71,15 @@ impl Sysfs {
         let path = self.path(format!("sys/block/{name}/device/vpd_pg80"));
         let page = fs::read(path).ok()?;
         let (&[_, code, high, low], rest) = page.split_first_chunk::<4>()?;
-        let len = usize::from(u16::from_be_bytes([high, low])).min(rest.len()).min(64);
+        let len = usize::from(u16::from_be_bytes([high, low]))
+            .min(rest.len())
+            .min(64);
         let text = rest.get(..len).filter(|_| code == 0x80)?;
-        let text: String = text.iter().map(|&b| char::from(b)).filter(char::is_ascii_graphic).collect();
+        let text: String = text
+            .iter()
+            .map(|&b| char::from(b))
+            .filter(char::is_ascii_graphic)
+            .collect();
         (!text.is_empty()).then_some(text)
     }
 
@@ -103,7 +115,8 @@ impl Sysfs {
 /// Whether a block device can be a disk, by its name.
 fn is_disk(name: &str) -> bool {
     // `mmcblk0boot0` and `mmcblk0rpmb` are small parts of an eMMC with jobs of their own.
-    let is_mmc_part = name.starts_with("mmcblk") && (name.contains("boot") || name.contains("rpmb"));
+    let is_mmc_part =
+        name.starts_with("mmcblk") && (name.contains("boot") || name.contains("rpmb"));
     let is_kind = |start: &&str| {
         let number = name.strip_prefix(*start);
         number.is_some_and(|n| n.starts_with(|c: char| c.is_ascii_digit() || c == '!'))
@@ -117,12 +130,32 @@ mod tests {
 
     #[test]
     fn only_disks_are_disks() {
-        for name in ["sda", "vdb", "nvme0n1", "mmcblk0", "xvda", "pmem0", "srv0", "cciss!c0d0"] {
+        for name in [
+            "sda",
+            "vdb",
+            "nvme0n1",
+            "mmcblk0",
+            "xvda",
+            "pmem0",
+            "srv0",
+            "cciss!c0d0",
+        ] {
             assert!(is_disk(name), "{name}");
         }
         for name in [
-            "loop0", "ram1", "zram0", "dm-0", "md127", "sr0", "fd0", "nbd3", "mmcblk0boot0",
-            "mmcblk1boot1", "mmcblk0rpmb", "etherd!e0.0", "mtdblock0",
+            "loop0",
+            "ram1",
+            "zram0",
+            "dm-0",
+            "md127",
+            "sr0",
+            "fd0",
+            "nbd3",
+            "mmcblk0boot0",
+            "mmcblk1boot1",
+            "mmcblk0rpmb",
+            "etherd!e0.0",
+            "mtdblock0",
         ] {
             assert!(!is_disk(name), "{name}");
         }

@@ -19,7 +19,8 @@ impl Sysfs {
         let file = |path: &str| format!("sys/class/net/{name}/{path}");
         // What no driver of a device stands behind is made of software: lo, bridges, bonds, VLANs.
         let has_device = fs::symlink_metadata(self.path(file("device"))).is_ok();
-        let is_wireless = self.path(file("wireless")).exists() || self.path(file("phy80211")).exists();
+        let is_wireless =
+            self.path(file("wireless")).exists() || self.path(file("phy80211")).exists();
         if !has_device || is_wireless || self.number(file("type")) != Some(ETHERNET) {
             return None;
         }
@@ -28,7 +29,9 @@ impl Sysfs {
             mac,
             link: self.carrier(name),
             // -1 or an error where the driver does not know.
-            speed: self.number::<u32>(file("speed")).filter(|&speed| speed > 0 && speed < u32::MAX),
+            speed: self
+                .number::<u32>(file("speed"))
+                .filter(|&speed| speed > 0 && speed < u32::MAX),
             driver: self.link_name(file("device/driver")),
             name: name.into(),
         })

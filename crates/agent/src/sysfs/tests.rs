@@ -19,32 +19,101 @@ fn tree(files: &[(&str, &str)]) -> (tempfile::TempDir, Sysfs) {
 
 /// As a q35 machine of QEMU shows itself, with more disks than most have.
 const QEMU: &[(&str, &str)] = &[
-    ("sys/class/dmi/id/product_uuid", "66ffad1e-e719-ad84-9831-b8aeed7d5f80\n"),
-    ("sys/class/dmi/id/product_serial", "To be filled by O.E.M.\n"),
+    (
+        "sys/class/dmi/id/product_uuid",
+        "66ffad1e-e719-ad84-9831-b8aeed7d5f80\n",
+    ),
+    (
+        "sys/class/dmi/id/product_serial",
+        "To be filled by O.E.M.\n",
+    ),
     ("sys/class/dmi/id/board_serial", "  B-77 \n"),
     ("sys/class/dmi/id/sys_vendor", "QEMU\n"),
-    ("sys/class/dmi/id/product_name", "Standard PC (Q35 + ICH9, 2009)\n"),
-    ("proc/cpuinfo", "processor\t: 0\nmodel name\t: QEMU TCG CPU\n\nprocessor\t: 1\nmodel name\t: QEMU TCG CPU\n"),
-    ("proc/meminfo", "MemTotal:         489532 kB\nMemFree: 1 kB\n"),
+    (
+        "sys/class/dmi/id/product_name",
+        "Standard PC (Q35 + ICH9, 2009)\n",
+    ),
+    (
+        "proc/cpuinfo",
+        "processor\t: 0\nmodel name\t: QEMU TCG CPU\n\nprocessor\t: 1\nmodel name\t: QEMU TCG CPU\n",
+    ),
+    (
+        "proc/meminfo",
+        "MemTotal:         489532 kB\nMemFree: 1 kB\n",
+    ),
     ("proc/uptime", "12.34 20.00\n"),
-    ("sys/block/vda", "->../devices/pci0000:00/0000:00:03.0/virtio1/block/vda"),
-    ("sys/devices/pci0000:00/0000:00:03.0/virtio1/block/vda/size", "4194304\n"),
-    ("sys/devices/pci0000:00/0000:00:03.0/virtio1/block/vda/serial", "disk-one\n"),
-    ("sys/devices/pci0000:00/0000:00:03.0/virtio1/block/vda/removable", "0\n"),
-    ("sys/devices/pci0000:00/0000:00:03.0/virtio1/block/vda/ro", "0\n"),
-    ("sys/devices/pci0000:00/0000:00:03.0/virtio1/block/vda/queue/logical_block_size", "512\n"),
-    ("sys/block/sda", "->../devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda"),
-    ("sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda/size", "8\n"),
-    ("sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda/ro", "1\n"),
-    ("sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda/device/model", "QEMU HARDDISK   \n"),
-    ("sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda/device/vpd_pg80", "\0\u{1}\0\u{1}x"),
-    ("sys/block/sdb", "->../devices/pci0000:00/0000:00:1d.7/usb1/1-1/1-1:1.0/host2/target2:0:0/2:0:0:0/block/sdb"),
-    ("sys/devices/pci0000:00/0000:00:1d.7/usb1/1-1/1-1:1.0/host2/target2:0:0/2:0:0:0/block/sdb/size", "16\n"),
-    ("sys/devices/pci0000:00/0000:00:1d.7/usb1/1-1/1-1:1.0/host2/target2:0:0/2:0:0:0/block/sdb/device/vpd_pg80", "\0\u{80}\0\u{8}  AB-12 \n"),
-    ("sys/block/nvme0n1", "->../devices/pci0000:00/0000:00:05.0/nvme/nvme0/nvme0n1"),
-    ("sys/devices/pci0000:00/0000:00:05.0/nvme/nvme0/nvme0n1/size", "1024\n"),
-    ("sys/devices/pci0000:00/0000:00:05.0/nvme/nvme0/nvme0n1/queue/logical_block_size", "4096\n"),
-    ("sys/devices/pci0000:00/0000:00:05.0/nvme/nvme0/nvme0n1/device/serial", "S1\n"),
+    (
+        "sys/block/vda",
+        "->../devices/pci0000:00/0000:00:03.0/virtio1/block/vda",
+    ),
+    (
+        "sys/devices/pci0000:00/0000:00:03.0/virtio1/block/vda/size",
+        "4194304\n",
+    ),
+    (
+        "sys/devices/pci0000:00/0000:00:03.0/virtio1/block/vda/serial",
+        "disk-one\n",
+    ),
+    (
+        "sys/devices/pci0000:00/0000:00:03.0/virtio1/block/vda/removable",
+        "0\n",
+    ),
+    (
+        "sys/devices/pci0000:00/0000:00:03.0/virtio1/block/vda/ro",
+        "0\n",
+    ),
+    (
+        "sys/devices/pci0000:00/0000:00:03.0/virtio1/block/vda/queue/logical_block_size",
+        "512\n",
+    ),
+    (
+        "sys/block/sda",
+        "->../devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda",
+    ),
+    (
+        "sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda/size",
+        "8\n",
+    ),
+    (
+        "sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda/ro",
+        "1\n",
+    ),
+    (
+        "sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda/device/model",
+        "QEMU HARDDISK   \n",
+    ),
+    (
+        "sys/devices/pci0000:00/0000:00:1f.2/ata1/host0/target0:0:0/0:0:0:0/block/sda/device/vpd_pg80",
+        "\0\u{1}\0\u{1}x",
+    ),
+    (
+        "sys/block/sdb",
+        "->../devices/pci0000:00/0000:00:1d.7/usb1/1-1/1-1:1.0/host2/target2:0:0/2:0:0:0/block/sdb",
+    ),
+    (
+        "sys/devices/pci0000:00/0000:00:1d.7/usb1/1-1/1-1:1.0/host2/target2:0:0/2:0:0:0/block/sdb/size",
+        "16\n",
+    ),
+    (
+        "sys/devices/pci0000:00/0000:00:1d.7/usb1/1-1/1-1:1.0/host2/target2:0:0/2:0:0:0/block/sdb/device/vpd_pg80",
+        "\0\u{80}\0\u{8}  AB-12 \n",
+    ),
+    (
+        "sys/block/nvme0n1",
+        "->../devices/pci0000:00/0000:00:05.0/nvme/nvme0/nvme0n1",
+    ),
+    (
+        "sys/devices/pci0000:00/0000:00:05.0/nvme/nvme0/nvme0n1/size",
+        "1024\n",
+    ),
+    (
+        "sys/devices/pci0000:00/0000:00:05.0/nvme/nvme0/nvme0n1/queue/logical_block_size",
+        "4096\n",
+    ),
+    (
+        "sys/devices/pci0000:00/0000:00:05.0/nvme/nvme0/nvme0n1/device/serial",
+        "S1\n",
+    ),
     ("sys/block/mmcblk0/size", "32\n"),
     ("sys/block/mmcblk0/device/name", "SD32G\n"),
     ("sys/block/mmcblk0boot0/size", "32\n"),
@@ -62,7 +131,10 @@ const QEMU: &[(&str, &str)] = &[
     ("sys/class/net/eth0/ifindex", "2\n"),
     ("sys/class/net/eth0/carrier", "0\n"),
     ("sys/class/net/eth0/speed", "-1\n"),
-    ("sys/class/net/eth0/device/driver", "->../../../bus/virtio/drivers/virtio_net"),
+    (
+        "sys/class/net/eth0/device/driver",
+        "->../../../bus/virtio/drivers/virtio_net",
+    ),
     ("sys/class/net/eth1/address", "52:54:00:00:00:02\n"),
     ("sys/class/net/eth1/type", "1\n"),
     ("sys/class/net/eth1/carrier", "1\n"),
@@ -78,11 +150,24 @@ const QEMU: &[(&str, &str)] = &[
 fn a_machine_is_described() {
     let (_dir, sysfs) = tree(QEMU);
     let inventory = sysfs.inventory();
-    assert_eq!(inventory.uuid, Uuid::try_parse("66ffad1ee719ad849831b8aeed7d5f80").ok());
-    assert_eq!(inventory.serial.as_deref(), Some("B-77"), "the filler is passed over");
+    assert_eq!(
+        inventory.uuid,
+        Uuid::try_parse("66ffad1ee719ad849831b8aeed7d5f80").ok()
+    );
+    assert_eq!(
+        inventory.serial.as_deref(),
+        Some("B-77"),
+        "the filler is passed over"
+    );
     assert_eq!(inventory.vendor.as_deref(), Some("QEMU"));
-    assert_eq!(inventory.model.as_deref(), Some("Standard PC (Q35 + ICH9, 2009)"));
-    assert_eq!((inventory.cpu.model.as_str(), inventory.cpu.threads), ("QEMU TCG CPU", 2));
+    assert_eq!(
+        inventory.model.as_deref(),
+        Some("Standard PC (Q35 + ICH9, 2009)")
+    );
+    assert_eq!(
+        (inventory.cpu.model.as_str(), inventory.cpu.threads),
+        ("QEMU TCG CPU", 2)
+    );
     assert_eq!(inventory.memory, 489_532 * 1024);
     assert_eq!(sysfs.uptime_ms(), 12_340);
 }
@@ -167,7 +252,11 @@ fn only_wired_interfaces_count_and_the_one_booted_from_is_first() {
     };
     assert_eq!(sysfs.nics(), [eth0.clone(), eth1.clone()]);
     assert_eq!(sysfs.boot_order(Some(mac(1))), [eth0.clone(), eth1.clone()]);
-    assert_eq!(sysfs.boot_order(None), [eth1.clone(), eth0.clone()], "a link comes first");
+    assert_eq!(
+        sysfs.boot_order(None),
+        [eth1.clone(), eth0.clone()],
+        "a link comes first"
+    );
     assert_eq!(sysfs.boot_order(Some(mac(9))), [eth1, eth0]);
     assert_eq!(sysfs.interface_index("eth0"), Some(2));
 }
@@ -175,8 +264,18 @@ fn only_wired_interfaces_count_and_the_one_booted_from_is_first() {
 #[test]
 fn fillers_are_no_names() {
     for text in [
-        "To Be Filled By O.E.M.", "Default string", "System Serial Number", "None", "0", "00000000",
-        "0123456789", "....", "xxxxxxxx", " N/A ", "Not Specified", "FFFFFFFF",
+        "To Be Filled By O.E.M.",
+        "Default string",
+        "System Serial Number",
+        "None",
+        "0",
+        "00000000",
+        "0123456789",
+        "....",
+        "xxxxxxxx",
+        " N/A ",
+        "Not Specified",
+        "FFFFFFFF",
     ] {
         assert!(is_filler(text), "{text:?}");
     }
@@ -190,9 +289,13 @@ fn fillers_are_no_names() {
 
 #[test]
 fn names_stand_in_the_order_of_the_kernel() {
-    let mut names = ["sdaa", "nvme10n1", "sdb", "nvme2n1", "sda", "vdb", "eth10", "eth9", "vda"];
+    let mut names = [
+        "sdaa", "nvme10n1", "sdb", "nvme2n1", "sda", "vdb", "eth10", "eth9", "vda",
+    ];
     names.sort_by_cached_key(|name| natural_key(name));
-    let expected = ["eth9", "eth10", "nvme2n1", "nvme10n1", "sda", "sdb", "sdaa", "vda", "vdb"];
+    let expected = [
+        "eth9", "eth10", "nvme2n1", "nvme10n1", "sda", "sdb", "sdaa", "vda", "vdb",
+    ];
     assert_eq!(names, expected);
 }
 

@@ -4,7 +4,10 @@
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 use bugler_model::{Deploy, Disk, DiskRule, ImageId, Inventory, MacAddr, VerifyMode};
-use bugler_protocol::agent::{Assignment, ChunkRequest, Damaged, Heartbeat, Register, Registered, Report, ReportAnswer, VERSION};
+use bugler_protocol::agent::{
+    Assignment, ChunkRequest, Damaged, Heartbeat, Register, Registered, Report, ReportAnswer,
+    VERSION,
+};
 use bugler_protocol::manifest::{CHUNK_SIZE, ChunkHash, ChunkRef, Manifest};
 use serde_json::{from_slice, to_vec};
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -91,7 +94,9 @@ impl Image {
 fn fill(bytes: &mut [u8], seed: u64) {
     let mut state = seed;
     for word in bytes.chunks_mut(8) {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         let value = (state >> 32).to_le_bytes();
         let len = word.len();
         word.copy_from_slice(&value[..len]);
@@ -217,7 +222,12 @@ impl Server {
     /// Waits until something is seen.
     pub fn wait_until(&self, is_seen: impl Fn(&Seen) -> bool) {
         let seen = self.state.seen.lock().unwrap();
-        drop(self.state.changed.wait_while(seen, |seen| !is_seen(seen)).unwrap());
+        drop(
+            self.state
+                .changed
+                .wait_while(seen, |seen| !is_seen(seen))
+                .unwrap(),
+        );
     }
 
     /// Ends it, with every connection.
@@ -243,7 +253,14 @@ impl Drop for Server {
 
 impl State {
     fn die(&self) {
-        for stream in self.connections.lock().unwrap().take().into_iter().flatten() {
+        for stream in self
+            .connections
+            .lock()
+            .unwrap()
+            .take()
+            .into_iter()
+            .flatten()
+        {
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
@@ -273,7 +290,9 @@ impl State {
                 let (name, value) = header.split_once(':')?;
                 match name.to_ascii_lowercase().as_str() {
                     "content-length" => length = value.trim().parse().ok()?,
-                    "authorization" => token = value.trim().strip_prefix("Bearer ").map(str::to_owned),
+                    "authorization" => {
+                        token = value.trim().strip_prefix("Bearer ").map(str::to_owned)
+                    }
                     _ => {}
                 }
             }
@@ -388,7 +407,9 @@ impl State {
 }
 
 fn http_chunk(stream: &mut TcpStream, bytes: &[u8]) -> Option<()> {
-    stream.write_all(format!("{:x}\r\n", bytes.len()).as_bytes()).ok()?;
+    stream
+        .write_all(format!("{:x}\r\n", bytes.len()).as_bytes())
+        .ok()?;
     stream.write_all(bytes).ok()?;
     stream.write_all(b"\r\n").ok()
 }

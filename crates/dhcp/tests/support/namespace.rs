@@ -39,12 +39,22 @@ pub(crate) fn run(name: &str, test: impl FnOnce(&mut Network)) {
         .env(INSIDE, "1")
         .status()
         .expect("unshare (package util-linux) runs");
-    assert!(status.success(), "{name} failed in its network namespace: {status}");
+    assert!(
+        status.success(),
+        "{name} failed in its network namespace: {status}"
+    );
 }
 
 fn ip(line: &str) {
-    let output = Command::new("ip").args(line.split(' ')).output().expect("ip (package iproute2) runs");
-    assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new("ip")
+        .args(line.split(' '))
+        .output()
+        .expect("ip (package iproute2) runs");
+    assert!(
+        output.status.success(),
+        "ip {line}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// The segment.
@@ -80,11 +90,22 @@ impl Network {
             .spawn()
             .unwrap();
         let mut ready = [0; 6];
-        holder.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+        holder
+            .stdout
+            .as_mut()
+            .unwrap()
+            .read_exact(&mut ready)
+            .unwrap();
         let id = holder.id();
-        ip(&format!("link add port{number} type veth peer name eth0 address 52:54:00:00:00:{number:02x} netns {id}"));
+        ip(&format!(
+            "link add port{number} type veth peer name eth0 address 52:54:00:00:00:{number:02x} netns {id}"
+        ));
         ip(&format!("link set port{number} master br0 up"));
-        let peer = Peer { holder, path: format!("/proc/{id}/ns/net"), number };
+        let peer = Peer {
+            holder,
+            path: format!("/proc/{id}/ns/net"),
+            number,
+        };
         peer.ip("link set lo up");
         peer.ip("link set eth0 up");
         peer
@@ -95,13 +116,20 @@ impl Peer {
     /// A command that runs on this host.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={}", self.path)).arg("--").arg(program);
+        command
+            .arg(format!("--net={}", self.path))
+            .arg("--")
+            .arg(program);
         command
     }
 
     pub(crate) fn ip(&self, line: &str) {
         let output = self.command("ip").args(line.split(' ')).output().unwrap();
-        assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "ip {line}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 
     /// A UDP socket on this host's `eth0`, with a deadline for what is received.
@@ -110,13 +138,16 @@ impl Peer {
         let open = move || {
             let kind = rustix::thread::LinkNameSpaceType::Network;
             rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind)).unwrap();
-            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
+            let socket =
+                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::DGRAM, None).unwrap();
             socket.bind_device(Some(b"eth0")).unwrap();
             socket.set_broadcast(true).unwrap();
             socket.set_reuse_address(true).unwrap();
             let any = std::net::SocketAddr::from(([0, 0, 0, 0], port));
             socket.bind(&any.into()).unwrap();
-            socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            socket
+                .set_read_timeout(Some(Duration::from_secs(20)))
+                .unwrap();
             UdpSocket::from(socket)
         };
         // A namespace belongs to a thread; the socket stays where it was made.
@@ -128,7 +159,9 @@ impl Peer {
         let script = Script::new();
         let output = self
             .command("busybox")
-            .args(["udhcpc", "-i", "eth0", "-f", "-n", "-q", "-t", "4", "-T", "2", "-s"])
+            .args([
+                "udhcpc", "-i", "eth0", "-f", "-n", "-q", "-t", "4", "-T", "2", "-s",
+            ])
             .arg(&*script.0)
             .args(arguments)
             .output()
@@ -137,7 +170,9 @@ impl Peer {
             return Err(String::from_utf8_lossy(&output.stderr).into_owned());
         }
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (_, bound) = text.split_once("event=bound\n").unwrap_or_else(|| panic!("no lease in {text}"));
+        let (_, bound) = text
+            .split_once("event=bound\n")
+            .unwrap_or_else(|| panic!("no lease in {text}"));
         Ok(bound
             .lines()
             .filter_map(|line| line.split_once('='))
@@ -156,16 +191,35 @@ impl Peer {
             .spawn()
             .expect("busybox (package busybox-static) runs");
         let lines = BufReader::new(child.stdout.take().unwrap());
-        Udhcpc { running: Running(child), lines, _script: script }
+        Udhcpc {
+            running: Running(child),
+            lines,
+            _script: script,
+        }
     }
 
     /// Starts dnsmasq as the DHCP server of 10.77.0.0/24, with 10.77.0.50 to 60 to give.
     pub(crate) fn dnsmasq(&self) -> Running {
         let mut child = self
             .command("dnsmasq")
-            .args(["--no-daemon", "--conf-file=/dev/null", "--port=0", "--interface=eth0", "--bind-interfaces"])
-            .args(["--user=root", "--group=root", "--pid-file=", "--dhcp-leasefile=/dev/null", "--log-dhcp"])
-            .args(["--dhcp-range=10.77.0.50,10.77.0.60,1h", "--dhcp-authoritative"])
+            .args([
+                "--no-daemon",
+                "--conf-file=/dev/null",
+                "--port=0",
+                "--interface=eth0",
+                "--bind-interfaces",
+            ])
+            .args([
+                "--user=root",
+                "--group=root",
+                "--pid-file=",
+                "--dhcp-leasefile=/dev/null",
+                "--log-dhcp",
+            ])
+            .args([
+                "--dhcp-range=10.77.0.50,10.77.0.60,1h",
+                "--dhcp-authoritative",
+            ])
             .stderr(Stdio::piped())
             .spawn()
             .expect("dnsmasq (package dnsmasq-base) runs");

@@ -34,12 +34,14 @@ fn an_archive_cut_off_anywhere_is_refused() {
     for format in ARCHIVES {
         let archive = pack(format, &small_disk(), 1);
         // Shorter than its first 16 bytes, nobody can tell that it is an archive.
-        for cut in 16..archive.len() {
+        // Every place in the headers, the trailers and what is between, the data by samples.
+        let length = archive.len();
+        let near_an_end = |cut: &usize| *cut < 60 || *cut + 60 > length || cut.is_multiple_of(13);
+        for cut in (16..length).filter(near_an_end) {
             let error = refused_plainly(&store, &archive[..cut]);
             assert!(
                 matches!(error, AddError::CutOff { format: f, .. } if f == format),
-                "{format} cut at {cut} of {}: {error:?}",
-                archive.len()
+                "{format} cut at {cut} of {length}: {error:?}"
             );
         }
     }
@@ -69,7 +71,11 @@ fn an_archive_with_a_flipped_byte_is_refused_or_says_the_same() {
     for format in ARCHIVES {
         let archive = pack(format, &disk, 1);
         let mut refusals = 0;
-        for at in 16..archive.len() {
+        let mut flips = 0;
+        let length = archive.len();
+        let near_an_end = |at: &usize| *at < 80 || *at + 80 > length || at.is_multiple_of(7);
+        for at in (16..length).filter(near_an_end) {
+            flips += 1;
             let mut bad = archive.clone();
             bad[at] ^= 0x55;
             match store.add(&bad[..], AddOptions::default()) {
@@ -78,9 +84,8 @@ fn an_archive_with_a_flipped_byte_is_refused_or_says_the_same() {
             }
         }
         assert!(
-            refusals > archive.len() / 2,
-            "{format}: {refusals} of {} were noticed",
-            archive.len()
+            refusals > flips / 2,
+            "{format}: {refusals} of {flips} were noticed"
         );
     }
     assert_eq!(store.usage().unwrap().chunks, 1);
@@ -89,7 +94,7 @@ fn an_archive_with_a_flipped_byte_is_refused_or_says_the_same() {
 #[test]
 fn a_large_archive_is_refused_though_most_of_it_was_stored() {
     let (_dir, store) = new_store();
-    let disk = image(&[1, 2, 3, 4, 5, 6]);
+    let disk = image(&[1, 2, 3, 4]);
     for format in ARCHIVES {
         let archive = pack(format, &disk, 1);
         let cut = archive.len() * 9 / 10;
@@ -291,7 +296,7 @@ fn a_failing_input_is_told_from_a_bad_archive() {
 #[test]
 fn an_add_is_cancelled_at_any_time() {
     let (_dir, store) = new_store();
-    let disk = image(&[1, 2, 3, 4, 5, 6, 7, 8]);
+    let disk = image(&[1, 2, 3]);
     for format in ARCHIVES.into_iter().chain([Format::Raw]) {
         let input = pack(format, &disk, 1);
         for after in [1, input.len() / 2, input.len() - 1, input.len()] {

@@ -13,8 +13,11 @@ fn three(store: &ChunkStore) -> (Vec<u8>, ChunkHash, Manifest) {
     (disk, hash, manifest)
 }
 
-/// Every kind of damage, by name: what becomes of a good frame.
-fn damages() -> Vec<(&'static str, fn(Vec<u8>) -> Vec<u8>)> {
+/// What becomes of a good frame.
+type Damaging = fn(Vec<u8>) -> Vec<u8>;
+
+/// Every kind of damage, by name.
+fn damages() -> Vec<(&'static str, Damaging)> {
     vec![
         ("empty", |_| Vec::new()),
         ("one byte", |frame| frame[..1].to_vec()),

@@ -40,7 +40,7 @@ fn padded(disk: &[u8], sector_size: usize) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
 
     #[test]
     fn any_disk_in_any_packing_comes_back(

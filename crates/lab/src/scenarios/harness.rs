@@ -139,11 +139,13 @@ fn from_network(run: &Run, firmware: Firmware) -> Result<()> {
     }
     fs::write(
         tftp.join("boot.ipxe"),
-        // Short lines: SeaBIOS breaks the console's lines at 80 columns.
+        // Short lines: SeaBIOS breaks the console's lines at 80 columns. It also keeps the last
+        // letter back until another line begins.
         "#!ipxe\necho\n\
          echo BUGLER-LAB: script on ${platform} of ${net0/mac}\n\
          echo BUGLER-LAB: serial ${serial}\n\
          echo BUGLER-LAB: machine ${uuid}\n\
+         echo BUGLER-LAB: reboots\n\
          reboot\n",
     )?;
     let dnsmasq = Dnsmasq::netboot(run, &host, &tftp)?;

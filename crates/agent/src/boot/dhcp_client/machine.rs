@@ -175,7 +175,9 @@ impl Client {
                 *tries += 1;
                 let options = [(option::REQUESTED, *address), (option::SERVER, *server)];
                 self.next = now + self.backoff.wait();
-                Some(Output::Broadcast(self.message(now, REQUEST, None, &options)))
+                Some(Output::Broadcast(
+                    self.message(now, REQUEST, None, &options),
+                ))
             }
             State::Bound(terms) => {
                 let terms = terms.clone();
@@ -205,7 +207,11 @@ impl Client {
     ) -> Vec<u8> {
         let mac = self.identity.mac;
         let mut options = vec![(option::TYPE, vec![kind])];
-        options.extend(addresses.iter().map(|(n, address)| (*n, address.octets().to_vec())));
+        options.extend(
+            addresses
+                .iter()
+                .map(|(n, address)| (*n, address.octets().to_vec())),
+        );
         options.push((option::CLIENT_ID, [&[1], mac.0.as_slice()].concat()));
         options.push((option::VENDOR_CLASS, b"bugler-agent".to_vec()));
         options.push((option::MAX_SIZE, MAX_SIZE.to_be_bytes().to_vec()));
@@ -279,11 +285,19 @@ impl Client {
         if !is_usable(reply.yiaddr) {
             return Vec::new();
         }
-        let server = reply.addresses(option::SERVER).first().copied().unwrap_or(known_server);
+        let server = reply
+            .addresses(option::SERVER)
+            .first()
+            .copied()
+            .unwrap_or(known_server);
         let lease = Lease {
             address: reply.yiaddr,
             prefix: prefix(reply),
-            router: reply.addresses(option::ROUTER).first().copied().filter(|a| is_usable(*a)),
+            router: reply
+                .addresses(option::ROUTER)
+                .first()
+                .copied()
+                .filter(|a| is_usable(*a)),
             dns: reply.addresses(option::DNS),
             domain: reply.get(option::DOMAIN).and_then(domain),
             server,
@@ -300,8 +314,12 @@ impl Client {
             None => Duration::from_secs(3600),
         };
         // RFC 2131 section 4.4.5: half and seven eighths, where the server does not say.
-        let rebind = seconds(option::T2).filter(|t2| *t2 < length).unwrap_or(length / 8 * 7);
-        let renew = seconds(option::T1).filter(|t1| *t1 < rebind).unwrap_or(length / 2);
+        let rebind = seconds(option::T2)
+            .filter(|t2| *t2 < length)
+            .unwrap_or(length / 8 * 7);
+        let renew = seconds(option::T1)
+            .filter(|t1| *t1 < rebind)
+            .unwrap_or(length / 2);
         let renew = renew.min(rebind).max(Duration::from_secs(1));
         self.backoff.reset();
         self.state = State::Bound(Terms {
@@ -325,7 +343,10 @@ impl Client {
 }
 
 fn is_from(reply: &Reply, server: Ipv4Addr) -> bool {
-    reply.addresses(option::SERVER).first().is_none_or(|from| *from == server)
+    reply
+        .addresses(option::SERVER)
+        .first()
+        .is_none_or(|from| *from == server)
 }
 
 /// Whether an address can be a host's own.
@@ -335,7 +356,10 @@ fn is_usable(address: Ipv4Addr) -> bool {
 
 /// Prefix length from option 1; from the address's class where it is missing or has holes.
 fn prefix(reply: &Reply) -> u8 {
-    let mask = reply.addresses(option::MASK).first().map(|mask| mask.to_bits());
+    let mask = reply
+        .addresses(option::MASK)
+        .first()
+        .map(|mask| mask.to_bits());
     match mask {
         Some(mask) if mask != 0 && mask.leading_ones() == mask.count_ones() => {
             mask.leading_ones() as u8
@@ -350,7 +374,9 @@ fn prefix(reply: &Reply) -> u8 {
 
 /// A domain name as it can stand in resolv.conf; anything else is left out.
 fn domain(bytes: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(bytes).ok()?.trim_end_matches(['\0', '.']);
+    let text = std::str::from_utf8(bytes)
+        .ok()?
+        .trim_end_matches(['\0', '.']);
     let good = |c: char| c.is_ascii_alphanumeric() || ".-_".contains(c);
     (!text.is_empty() && text.len() <= 253 && text.chars().all(good)).then(|| text.to_owned())
 }

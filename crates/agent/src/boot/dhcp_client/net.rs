@@ -77,7 +77,8 @@ impl Session {
                 wait = wait.min(left);
             }
             // Zero would mean to wait for ever.
-            self.socket.set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
+            self.socket
+                .set_read_timeout(Some(wait.max(Duration::from_millis(1))))?;
             match self.socket.recv(&mut datagram) {
                 Ok(len) => {
                     let received = datagram.get(..len).unwrap_or(&[]);

@@ -148,7 +148,9 @@ impl Reply {
 
     pub(crate) fn get(&self, number: u8) -> Option<&[u8]> {
         let mut options = self.options.iter();
-        options.find(|(known, _)| *known == number).map(|(_, value)| value.as_slice())
+        options
+            .find(|(known, _)| *known == number)
+            .map(|(_, value)| value.as_slice())
     }
 
     pub(crate) fn message_type(&self) -> Option<u8> {
@@ -162,7 +164,11 @@ impl Reply {
     /// An option that lists addresses; at most eight of them.
     pub(crate) fn addresses(&self, number: u8) -> Vec<Ipv4Addr> {
         let (addresses, _) = self.get(number).unwrap_or(&[]).as_chunks::<4>();
-        addresses.iter().take(8).map(|&octets| Ipv4Addr::from(octets)).collect()
+        addresses
+            .iter()
+            .take(8)
+            .map(|&octets| Ipv4Addr::from(octets))
+            .collect()
     }
 }
 
@@ -202,20 +208,36 @@ pub(crate) mod tests {
             broadcast: true,
             ciaddr: Ipv4Addr::UNSPECIFIED,
             mac: MAC,
-            options: vec![(option::TYPE, vec![DISCOVER]), (option::VENDOR_CLASS, b"x".to_vec())],
+            options: vec![
+                (option::TYPE, vec![DISCOVER]),
+                (option::VENDOR_CLASS, b"x".to_vec()),
+            ],
         };
         let bytes = request.encode();
         assert_eq!(bytes.len(), MIN_LEN);
         assert_eq!(bytes[..12], [1, 1, 6, 0, 1, 2, 3, 4, 0, 5, 0x80, 0]);
         assert_eq!(bytes[28..34], MAC.0);
-        assert_eq!(bytes[236..247], [99, 130, 83, 99, 53, 1, 1, 60, 1, b'x', 255]);
-        assert!(bytes[12..28].iter().chain(&bytes[34..236]).all(|&byte| byte == 0));
+        assert_eq!(
+            bytes[236..247],
+            [99, 130, 83, 99, 53, 1, 1, 60, 1, b'x', 255]
+        );
+        assert!(
+            bytes[12..28]
+                .iter()
+                .chain(&bytes[34..236])
+                .all(|&byte| byte == 0)
+        );
     }
 
     #[test]
     fn options_in_pieces_and_in_other_fields_are_found() {
         let ip = Ipv4Addr::new(10, 0, 0, 9);
-        let mut bytes = reply(7, MAC, ip, &[(53, &[OFFER]), (52, &[3]), (6, &[1, 1, 1, 1])]);
+        let mut bytes = reply(
+            7,
+            MAC,
+            ip,
+            &[(53, &[OFFER]), (52, &[3]), (6, &[1, 1, 1, 1])],
+        );
         bytes[108..115].copy_from_slice(&[6, 4, 2, 2, 2, 2, 255]);
         bytes[44..51].copy_from_slice(&[3, 4, 10, 0, 0, 1, 255]);
         let reply = Reply::decode(&bytes).unwrap();
@@ -223,7 +245,10 @@ pub(crate) mod tests {
         assert_eq!(reply.message_type(), Some(OFFER));
         let dns = [Ipv4Addr::new(1, 1, 1, 1), Ipv4Addr::new(2, 2, 2, 2)];
         assert_eq!(reply.addresses(option::DNS), dns);
-        assert_eq!(reply.addresses(option::ROUTER), [Ipv4Addr::new(10, 0, 0, 1)]);
+        assert_eq!(
+            reply.addresses(option::ROUTER),
+            [Ipv4Addr::new(10, 0, 0, 1)]
+        );
         assert_eq!(reply.number(option::LEASE_TIME), None);
     }
 

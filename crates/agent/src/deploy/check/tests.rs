@@ -110,7 +110,10 @@ fn a_name_is_a_path_a_serial_number_or_a_model() {
          one by its path or serial number; nothing was written"
     );
     let none = choose(&DiskRule::Named("sda".into()), &disks, needs(GIB)).unwrap_err();
-    assert!(none.to_string().contains("it has /dev/sda (Fast, A1); /dev/sdb"));
+    assert!(
+        none.to_string()
+            .contains("it has /dev/sda (Fast, A1); /dev/sdb")
+    );
 }
 
 #[test]
@@ -155,20 +158,24 @@ fn a_named_disk_must_still_fit() {
 
 fn any_disk() -> impl Strategy<Value = Disk> {
     let sector = prop_oneof![Just(512u32), Just(4096)];
-    (0u64..6, sector, any::<bool>(), any::<bool>(), any::<bool>(), "[ab]").prop_map(
-        |(size, sector_size, usb, removable, read_only, serial)| Disk {
-            sector_size,
-            removable,
-            read_only,
-            serial: Some(serial),
-            transport: if usb {
-                Transport::Usb
-            } else {
-                Transport::Nvme
-            },
-            ..disk("/dev/x", size)
-        },
+    (
+        0u64..6,
+        sector,
+        any::<bool>(),
+        any::<bool>(),
+        any::<bool>(),
+        "[ab]",
     )
+        .prop_map(
+            |(size, sector_size, usb, removable, read_only, serial)| Disk {
+                sector_size,
+                removable,
+                read_only,
+                serial: Some(serial),
+                transport: if usb { Transport::Usb } else { Transport::Nvme },
+                ..disk("/dev/x", size)
+            },
+        )
 }
 
 proptest! {

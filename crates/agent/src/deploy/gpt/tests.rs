@@ -11,7 +11,11 @@ fn disk(sector: usize, sectors: u64, partition: Range<u64>) -> (Vec<u8>, Vec<u8>
     let array_sectors = (entries_len / sector) as u64;
     let mut start = vec![0; 2 * sector];
     let last = u32::try_from(sectors - 1).unwrap_or(u32::MAX);
-    put(&mut start, 446, &[0, 0, 2, 0, PROTECTIVE, 0xff, 0xff, 0xff, 1, 0, 0, 0]);
+    put(
+        &mut start,
+        446,
+        &[0, 0, 2, 0, PROTECTIVE, 0xff, 0xff, 0xff, 1, 0, 0, 0],
+    );
     put(&mut start, 458, &last.to_le_bytes());
     put(&mut start, 510, &[0x55, 0xaa]);
     let fields: [(usize, u64, usize); 9] = [
@@ -54,7 +58,11 @@ fn a_larger_disk_gets_its_backup_at_the_end() {
         let moved = gpt.fill(&start[..sector], &entries, size).unwrap().unwrap();
 
         let (at, backup) = &moved.backup;
-        assert_eq!(at + backup.len() as u64, size, "the header is the last sector");
+        assert_eq!(
+            at + backup.len() as u64,
+            size,
+            "the header is the last sector"
+        );
         assert_eq!(&backup[..16384], entries);
         let header = &backup[backup.len() - sector..];
         assert_eq!(header_crc(header, 92), get_u32(header, 16));
@@ -66,7 +74,11 @@ fn a_larger_disk_gets_its_backup_at_the_end() {
         let again = Gpt::read(&moved.primary, sector as u32).unwrap().unwrap();
         assert_eq!(again.backup_lba, 4999);
         let mbr = &moved.primary[..sector];
-        assert_eq!(again.fill(mbr, &entries, size), Ok(None), "nothing is left to do");
+        assert_eq!(
+            again.fill(mbr, &entries, size),
+            Ok(None),
+            "nothing is left to do"
+        );
     }
 }
 
@@ -82,7 +94,10 @@ fn a_hybrid_mbr_keeps_its_records() {
     let (mut start, entries) = disk(512, 1000, 100..900);
     put(&mut start, 458, &99u32.to_le_bytes());
     let gpt = Gpt::read(&start, 512).unwrap().unwrap();
-    let moved = gpt.fill(&start[..512], &entries, 5000 * 512).unwrap().unwrap();
+    let moved = gpt
+        .fill(&start[..512], &entries, 5000 * 512)
+        .unwrap()
+        .unwrap();
     assert_eq!(moved.primary[..512], start[..512]);
 }
 
@@ -91,7 +106,11 @@ fn what_is_no_gpt_or_a_damaged_one_is_left_alone() {
     let (good, entries) = disk(512, 1000, 100..900);
     assert_eq!(Gpt::read(&[], 512), Ok(None));
     assert_eq!(Gpt::read(&good[..700], 512), Ok(None));
-    assert_eq!(Gpt::read(&good, 4096), Ok(None), "an image of other sectors");
+    assert_eq!(
+        Gpt::read(&good, 4096),
+        Ok(None),
+        "an image of other sectors"
+    );
 
     let mut flipped = good.clone();
     flipped[512 + 40] ^= 1;
@@ -117,7 +136,11 @@ fn what_is_no_gpt_or_a_damaged_one_is_left_alone() {
     let fill = |entries: &[u8], size| gpt.fill(&good[..512], entries, size);
     assert_eq!(fill(&entries[1..], 5000 * 512), Err(GptError::Entries));
     for sectors in [0, 1, 20, 32, 900, 932] {
-        assert_eq!(fill(&entries, sectors * 512), Err(GptError::NoRoom), "{sectors}");
+        assert_eq!(
+            fill(&entries, sectors * 512),
+            Err(GptError::NoRoom),
+            "{sectors}"
+        );
     }
 }
 

@@ -65,7 +65,10 @@ fn an_address_is_found_asked_for_and_bound() {
     };
     assert_eq!(option_of(discover, 53), Some(vec![DISCOVER]));
     assert_eq!(option_of(discover, 60).unwrap(), b"bugler-agent");
-    assert_eq!(option_of(discover, 61).unwrap(), [1, 0x52, 0x54, 0, 0, 0, 1]);
+    assert_eq!(
+        option_of(discover, 61).unwrap(),
+        [1, 0x52, 0x54, 0, 0, 0, 1]
+    );
     assert_eq!(option_of(discover, 97).unwrap()[..4], [0, 0x66, 0xff, 0xad]);
     assert_eq!(discover[10], 0x80, "the answer must be broadcast");
 
@@ -101,7 +104,11 @@ fn what_is_not_for_this_client_is_passed_over() {
     old[4] ^= 1;
     assert_eq!(client.receive(&old, secs(1)), []);
     let proxy = offer(&client, OFFER, Ipv4Addr::UNSPECIFIED);
-    assert_eq!(client.receive(&proxy, secs(1)), [], "a proxy offers no address");
+    assert_eq!(
+        client.receive(&proxy, secs(1)),
+        [],
+        "a proxy offers no address"
+    );
     assert_eq!(client.receive(&offer(&client, ACK, ADDRESS), secs(1)), []);
     assert_eq!(client.receive(b"noise", secs(1)), []);
 }
@@ -123,7 +130,10 @@ fn a_lost_message_is_sent_again_and_an_old_offer_given_up() {
     while client.xid == xid {
         sent += client.poll(client.deadline()).len();
     }
-    assert_eq!(sent, REQUEST_TRIES as usize, "the last of them is the new DISCOVER");
+    assert_eq!(
+        sent, REQUEST_TRIES as usize,
+        "the last of them is the new DISCOVER"
+    );
     assert_eq!(client.state, State::Selecting);
 }
 
@@ -157,7 +167,10 @@ fn a_lease_is_renewed_by_its_server_then_by_any_and_then_given_up() {
             Output::Unicast(to, message) => {
                 assert_eq!((to, now < secs(3150)), (SERVER, true));
                 assert_eq!(message[12..16], ADDRESS.octets());
-                assert_eq!((option_of(&message, 50), option_of(&message, 54)), (None, None));
+                assert_eq!(
+                    (option_of(&message, 50), option_of(&message, 54)),
+                    (None, None)
+                );
                 unicast += 1;
             }
             Output::Broadcast(_) => broadcast += 1,
@@ -172,7 +185,11 @@ fn a_lease_is_renewed_by_its_server_then_by_any_and_then_given_up() {
 #[test]
 fn a_renewed_lease_counts_from_the_answer() {
     let mut client = bound();
-    assert_eq!(client.receive(&offer(&client, ACK, ADDRESS), secs(5)), [], "an answer that came twice");
+    assert_eq!(
+        client.receive(&offer(&client, ACK, ADDRESS), secs(5)),
+        [],
+        "an answer that came twice"
+    );
     client.poll(secs(1800));
     let out = client.receive(&offer(&client, ACK, ADDRESS), secs(1810));
     assert!(matches!(&out[..], [Output::Bound(lease)] if lease.address == ADDRESS));
@@ -185,13 +202,19 @@ fn a_server_that_takes_the_address_back_is_obeyed() {
     client.poll(secs(1800));
     let nak = reply(client.xid, MAC, Ipv4Addr::UNSPECIFIED, &[(53, &[NAK])]);
     let out = client.receive(&nak, secs(1801));
-    assert!(matches!(&out[..], [Output::Lost(_), Output::Broadcast(_)]), "{out:?}");
+    assert!(
+        matches!(&out[..], [Output::Lost(_), Output::Broadcast(_)]),
+        "{out:?}"
+    );
 
     let mut client = bound();
     client.poll(secs(1800));
     let moved = offer(&client, ACK, Ipv4Addr::new(10, 20, 50, 101));
     let out = client.receive(&moved, secs(1801));
-    assert!(matches!(&out[..], [Output::Lost(_), Output::Bound(_)]), "{out:?}");
+    assert!(
+        matches!(&out[..], [Output::Lost(_), Output::Bound(_)]),
+        "{out:?}"
+    );
 }
 
 #[test]
@@ -215,7 +238,10 @@ fn odd_times_and_masks_are_made_sense_of() {
         ];
         let ack = reply(client.xid, MAC, ADDRESS, options);
         let out = client.receive(&ack, Duration::ZERO);
-        assert!(matches!(&out[..], [Output::Bound(lease)] if lease.prefix == prefix), "{out:?}");
+        assert!(
+            matches!(&out[..], [Output::Bound(lease)] if lease.prefix == prefix),
+            "{out:?}"
+        );
         assert!(client.deadline() >= secs(1) && client.deadline() < MIN_LEASE);
     }
     assert_eq!(domain(b"a b"), None);
