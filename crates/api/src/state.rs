@@ -1,6 +1,6 @@
 //! What both planes are made from.
 
-use crate::device::Manifests;
+use crate::device::{LogBudget, Manifests};
 use crate::field::Streaming;
 use crate::operator::Uploads;
 use crate::token::TaskTokens;
@@ -103,6 +103,7 @@ pub struct AppState {
     pub(crate) started: Timestamp,
     pub(crate) wakes: Wakes,
     pub(crate) manifests: Manifests,
+    pub(crate) log_budget: LogBudget,
     pub(crate) uploads: Uploads,
     pub(crate) task_tokens: TaskTokens,
     pub(crate) streaming: Streaming,
@@ -142,6 +143,7 @@ impl AppState {
             clock,
             wakes,
             manifests: Manifests::default(),
+            log_budget: LogBudget::default(),
             uploads: Uploads::default(),
             task_tokens: TaskTokens::new(),
             streaming: Streaming::default(),

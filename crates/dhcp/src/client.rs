@@ -55,14 +55,18 @@ fn telling(mac: MacAddr, id: Option<&[u8]>) -> Option<&[u8]> {
 
 /// The machine's UUID: option 97 (RFC 4578 section 2.3), else option 61 of type 0, or a DUID-UUID
 /// in option 61 of type 255 (RFC 4361 section 6.1, RFC 6355).
+///
+/// Firmware sends the bytes of SMBIOS as they are, with the first three fields little-endian; a
+/// DUID is in the order of the text.
 pub(crate) fn uuid(options: &Options) -> Option<Uuid> {
-    let bytes: [u8; 16] = match (options.get(code::CLIENT_UUID), options.get(code::CLIENT_ID)) {
-        (Some([0, bytes @ ..]), _) if bytes.len() == 16 => bytes.try_into().ok()?,
-        (_, Some([0, bytes @ ..])) if bytes.len() == 16 => bytes.try_into().ok()?,
-        (_, Some([255, _, _, _, _, 0, 4, bytes @ ..])) => bytes.try_into().ok()?,
+    let smbios = |bytes: &[u8]| Some(Uuid::from_bytes_le(bytes.try_into().ok()?));
+    let uuid = match (options.get(code::CLIENT_UUID), options.get(code::CLIENT_ID)) {
+        (Some([0, bytes @ ..]), _) if bytes.len() == 16 => smbios(bytes)?,
+        (_, Some([0, bytes @ ..])) if bytes.len() == 16 => smbios(bytes)?,
+        (_, Some([255, _, _, _, _, 0, 4, bytes @ ..])) => Uuid::from_bytes(bytes.try_into().ok()?),
         _ => return None,
     };
-    (bytes != [0; 16] && bytes != [0xff; 16]).then(|| Uuid::from_bytes(bytes))
+    (!uuid.is_nil() && !uuid.is_max()).then_some(uuid)
 }
 
 /// A place to start the search for a free address: the same for the same hardware, so that a
@@ -121,13 +125,15 @@ mod tests {
             options.push(code, value);
             uuid(&options)
         };
-        let seven = Some(Uuid::from_bytes([7; 16]));
-        let value = [7; 16];
-        assert_eq!(find(97, &[&[0][..], &value].concat()), seven);
-        assert_eq!(find(61, &[&[0][..], &value].concat()), seven);
+        let text = "01020304-0506-0708-090a-0b0c0d0e0f10";
+        let expected = Some(text.parse().unwrap());
+        let smbios = [4, 3, 2, 1, 6, 5, 8, 7, 9, 10, 11, 12, 13, 14, 15, 16];
+        let duid = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
+        assert_eq!(find(97, &[&[0][..], &smbios].concat()), expected);
+        assert_eq!(find(61, &[&[0][..], &smbios].concat()), expected);
         assert_eq!(
-            find(61, &[&[255, 1, 2, 3, 4, 0, 4][..], &value].concat()),
-            seven
+            find(61, &[&[255, 1, 2, 3, 4, 0, 4][..], &duid].concat()),
+            expected
         );
         assert_eq!(find(97, &[0; 17]), None);
         assert_eq!(find(97, &[0, 1]), None);

@@ -29,6 +29,16 @@ struct Choice {
     fresh: bool,
 }
 
+/// What one DISCOVER has come to.
+struct Attempt {
+    /// What the client is to boot.
+    action: Option<BootAction>,
+    /// The address that was just found in use.
+    avoid: Option<Ipv4Addr>,
+    /// How many were found in use.
+    found_used: u8,
+}
+
 impl Machine {
     /// Section 4.3.1.
     pub(crate) fn discover(
@@ -48,21 +58,28 @@ impl Machine {
         {
             return;
         }
-        self.offer(now, index, request, action, None, 0, out);
+        let attempt = Attempt {
+            action,
+            avoid: None,
+            found_used: 0,
+        };
+        self.offer(now, index, request, attempt, out);
     }
 
-    /// Offers an address other than `avoid`, at once or after a probe.
-    #[allow(clippy::too_many_arguments)]
+    /// Offers an address, at once or after a probe.
     fn offer(
         &mut self,
         now: Now,
         index: usize,
         request: &Request<'_>,
-        action: Option<BootAction>,
-        avoid: Option<Ipv4Addr>,
-        found_used: u8,
+        attempt: Attempt,
         out: &mut Vec<Output>,
     ) {
+        let Attempt {
+            action,
+            avoid,
+            found_used,
+        } = attempt;
         let Some(Choice { address, fresh }) = self.choose(now, index, request, avoid) else {
             self.report_exhausted(now, index, request, out);
             return;
@@ -264,16 +281,13 @@ impl Machine {
         if found_used >= MOST_FOUND_USED {
             return;
         }
+        let attempt = Attempt {
+            action: waiting.action,
+            avoid: Some(address),
+            found_used,
+        };
         self.with_request(&waiting.request, waiting.ingress, |machine, request| {
-            machine.offer(
-                now,
-                index,
-                request,
-                waiting.action.clone(),
-                Some(address),
-                found_used,
-                out,
-            );
+            machine.offer(now, index, request, attempt, out);
         });
     }
 

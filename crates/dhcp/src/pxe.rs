@@ -1,7 +1,7 @@
 //! What a boot client is told: PXE specification 2.1, RFC 4578, UEFI HTTP boot, and iPXE's own
 //! options. Also the two answers that a proxy gives.
 
-use crate::machine::{Advisor, CLIENT_PORT, Destination, Machine, Output, PXE_PORT, Request};
+use crate::machine::{Advisor, CLIENT_PORT, Destination, Machine, Output, Request};
 use crate::options::{MessageType, Triples, code};
 use crate::packet::Packet;
 use crate::reply;
@@ -174,7 +174,6 @@ impl Machine {
                 if port == 0 { CLIENT_PORT } else { port },
             ))
         };
-        debug_assert_eq!(request.ingress.port, PXE_PORT);
         out.push(Output::Send(self.transmit(request, packet, to)));
     }
 }

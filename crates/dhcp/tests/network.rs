@@ -7,8 +7,8 @@ mod namespace;
 
 use bugler_boot::{BootAction, BootPlan, ClientFacts, Goal};
 use bugler_dhcp::{
-    Advisor, Ask, Config, Error, Handle, Interface, LeaseLog, MessageType, Mode, Notice,
-    NoticeKind, Notify, Op, Packet, Policy, Pool, Server, Subnet, code,
+    Advisor, Ask, Config, CustomOption, Error, Handle, Interface, LeaseLog, MessageType, Mode,
+    Notice, NoticeKind, Notify, Op, Packet, Policy, Pool, Server, Subnet, code,
 };
 use bugler_model::{Lease, LeaseState, MacAddr};
 use namespace::Peer;
@@ -453,6 +453,50 @@ fn what_cannot_be_served_is_told_apart() {
         .join()
         .unwrap();
     });
+}
+
+#[test]
+fn an_option_that_does_not_fit_is_reported_once_and_the_rest_is_sent() {
+    namespace::run(
+        "an_option_that_does_not_fit_is_reported_once_and_the_rest_is_sent",
+        |network| {
+            let peer = network.peer();
+            in_runtime(async move {
+                let world = Arc::new(World::default());
+                let interface = Interface::find("br0").await.unwrap();
+                let mut subnet = Subnet::new(interface.network);
+                subnet.pools = vec![Pool {
+                    first: [10, 77, 0, 100].into(),
+                    last: [10, 77, 0, 200].into(),
+                }];
+                subnet.options = vec![CustomOption {
+                    code: 224,
+                    value: vec![7; 300],
+                    always: true,
+                }];
+                let config = Config {
+                    interface,
+                    policy: Policy::Full,
+                    subnets: vec![subnet],
+                    http_port: 8480,
+                    leases: vec![],
+                };
+                let server =
+                    Server::start(config, world.clone(), world.clone(), world.clone()).unwrap();
+                let lease = beside(move || peer.udhcpc(&[])).await.unwrap();
+                assert_eq!(value(&lease, "subnet"), Some("255.255.255.0"));
+                let notices = world.notices.lock().unwrap().clone();
+                assert_eq!(notices.len(), 1, "{notices:?}");
+                assert_eq!(notices[0].kind, NoticeKind::LeftOut);
+                assert!(
+                    notices[0].text.contains("option 224"),
+                    "{}",
+                    notices[0].text
+                );
+                server.stop().await;
+            });
+        },
+    );
 }
 
 #[test]

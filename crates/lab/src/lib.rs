@@ -60,6 +60,7 @@
 
 pub mod accel;
 pub mod api;
+pub mod bench;
 pub mod capture;
 pub mod console;
 pub mod disk;
@@ -72,9 +73,11 @@ pub mod nvram;
 pub mod paths;
 pub mod peers;
 pub mod process;
+pub mod product;
 pub mod qmp;
 pub mod run;
 pub mod scenarios;
 pub mod server;
+pub mod site;
 pub mod slot;
 pub mod sparse;

@@ -1,13 +1,20 @@
 //! The lab's command line: end-to-end scenarios, the image that they deploy.
 
 use anyhow::{Result, bail};
+use bugler_lab::bench::tftp;
 use bugler_lab::enclosure::{self, Side};
 use bugler_lab::image::{self, Variant};
+use bugler_lab::product;
 use bugler_lab::run::Run;
 use bugler_lab::scenarios::{self, Scenario};
 use bugler_lab::slot::Slot;
 use clap::{Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
+
+/// When benchmarks are ended, whatever they are doing.
+const BENCH_LIMIT: Duration = Duration::from_secs(3 * 3600);
 
 /// Virtual machines, networks and peers for Bugler. Everything happens in network namespaces of its
 /// own; no real network is touched.
@@ -34,6 +41,28 @@ enum Command {
         #[arg(value_enum, default_value_t = ImageName::Small)]
         variant: ImageName,
     },
+    /// Measure Bugler beside its peers, in one run.
+    Bench {
+        /// What to measure; without a name, everything.
+        #[command(subcommand)]
+        what: Option<Bench>,
+    },
+    /// Serve a folder by TFTP on 127.0.0.1: what the TFTP benchmark measures.
+    #[command(hide = true)]
+    TftpServer {
+        /// The folder.
+        #[arg(long)]
+        dir: PathBuf,
+        /// The port.
+        #[arg(long)]
+        port: u16,
+    },
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// TFTP, beside dnsmasq and atftpd.
+    Tftp(tftp::Options),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -73,7 +102,23 @@ fn run(cli: Cli) -> Result<ExitCode> {
             println!("{}", image.disk.display());
             Ok(ExitCode::SUCCESS)
         }
+        Command::Bench { what } => bench(what),
+        Command::TftpServer { dir, port } => {
+            tftp::serve(&dir, port)?;
+            Ok(ExitCode::SUCCESS)
+        }
     }
+}
+
+fn bench(what: Option<Bench>) -> Result<ExitCode> {
+    if let Side::Outside(code) = enclosure::enter(BENCH_LIMIT)? {
+        return Ok(code);
+    }
+    match what {
+        Some(Bench::Tftp(options)) => tftp::run(&options)?,
+        None => tftp::run(&tftp::Options { rounds: 5, no_loss: false, only_loss: false })?,
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn play(scenario: &Scenario, keep: bool) -> Result<ExitCode> {
@@ -99,6 +144,9 @@ fn prepare(scenario: &Scenario) -> Result<Option<Slot>> {
     }
     if scenario.image {
         image::ensure(Variant::Small, &|text| println!("[{}] {text}", scenario.name))?;
+    }
+    if scenario.product {
+        product::ensure(&|text| println!("[{}] {text}", scenario.name))?;
     }
     scenario.machines.then(Slot::take).transpose()
 }

@@ -26,11 +26,14 @@ impl Run {
     ///
     /// When the folder cannot be made.
     pub fn start(name: &str) -> Result<Self> {
+        let runs = paths::lab("runs")?;
+        forget_disks(&runs, name);
         let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
-        let dir = paths::lab("runs")?.join(format!("{name}-{now}"));
+        let dir = runs.join(format!("{name}-{now}"));
         fs::create_dir(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
         let log = dir.join("run.log");
         let log = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
+        log.lock().context("cannot lock run.log")?;
         Ok(Self { name: name.to_owned(), dir, started: Instant::now(), log: Mutex::new(log) })
     }
 
@@ -87,17 +90,64 @@ impl Run {
             return outcome;
         }
         if !keep {
-            for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-                let path = entry.path();
-                if path.extension().is_some_and(|kind| kind == "raw" || kind == "fd") {
-                    let _ = fs::remove_file(path);
-                }
-            }
+            remove_disks(&self.dir);
         }
         self.say(&format!(
             "consoles, packet capture and logs are in {}",
             self.dir.display()
         ));
         outcome
+    }
+}
+
+/// Removes the disks and firmware settings in the folder of a run: they are large, and not what one
+/// looks at first.
+fn remove_disks(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|kind| kind == "raw" || kind == "fd") {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+/// Removes the disks of earlier runs of the scenario `name` that were killed, or kept.
+fn forget_disks(runs: &Path, name: &str) {
+    for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
+        let dir = entry.path();
+        let same = entry.file_name().to_string_lossy().strip_prefix(name).is_some_and(|rest| {
+            rest.len() == "-20261121-101400".len() && rest.starts_with("-2")
+        });
+        // A run that goes on holds the lock of its log.
+        if same && File::open(dir.join("run.log")).is_ok_and(|log| log.try_lock().is_ok()) {
+            remove_disks(&dir);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn disks_of_dead_runs_of_the_same_scenario_go() {
+        let runs = tempfile::tempdir().unwrap();
+        let make = |name: &str| {
+            let dir = runs.path().join(name);
+            fs::create_dir(&dir).unwrap();
+            fs::write(dir.join("n1.raw"), "").unwrap();
+            fs::write(dir.join("n1-console-1.log"), "").unwrap();
+            File::create(dir.join("run.log")).unwrap()
+        };
+        make("bios-20261121-101400");
+        let running = make("bios-20261121-101500");
+        running.lock().unwrap();
+        make("bios-full-20261121-101600");
+        forget_disks(runs.path(), "bios");
+        let left = |name: &str| runs.path().join(name).exists();
+        assert!(!left("bios-20261121-101400/n1.raw"));
+        assert!(left("bios-20261121-101400/n1-console-1.log"));
+        assert!(left("bios-20261121-101500/n1.raw"));
+        assert!(left("bios-full-20261121-101600/n1.raw"));
     }
 }

@@ -116,6 +116,12 @@ impl Server {
         Api::new(&self.host, OPERATOR)
     }
 
+    /// Where its operator plane listens, on its own host.
+    #[must_use]
+    pub fn operator(&self) -> &'static str {
+        OPERATOR
+    }
+
     /// The host that it runs on.
     #[must_use]
     pub fn host(&self) -> &Host {

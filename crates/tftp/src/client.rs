@@ -135,12 +135,7 @@ impl Download {
 
     /// Takes a packet of the server. A reply, if there is to be one, is written to `reply`, which is
     /// emptied first.
-    pub fn packet<'a>(
-        &mut self,
-        bytes: &'a [u8],
-        now: Duration,
-        reply: &mut Vec<u8>,
-    ) -> Step<'a> {
+    pub fn packet<'a>(&mut self, bytes: &'a [u8], now: Duration, reply: &mut Vec<u8>) -> Step<'a> {
         reply.clear();
         match Packet::decode(bytes) {
             Ok(Packet::Data { block, data }) => self.data(block, data, now, reply),
@@ -167,18 +162,30 @@ impl Download {
         self.tries <= self.retries
     }
 
-    fn option_ack(&mut self, options: &Options, now: Duration, reply: &mut Vec<u8>) -> Step<'static> {
+    fn option_ack(
+        &mut self,
+        options: &Options,
+        now: Duration,
+        reply: &mut Vec<u8>,
+    ) -> Step<'static> {
         if self.received > 0 {
             return Step::Nothing;
         }
         let uncalled = |asked: bool, got: bool| got && !asked;
         if uncalled(self.asked.blksize.is_some(), options.blksize.is_some())
-            || uncalled(self.asked.windowsize.is_some(), options.windowsize.is_some())
+            || uncalled(
+                self.asked.windowsize.is_some(),
+                options.windowsize.is_some(),
+            )
             || options.blksize > self.asked.blksize
             || options.windowsize > self.asked.windowsize
         {
             let message = b"the options were not asked for";
-            Packet::Error { code: ErrorCode::OPTION_REFUSED, message }.encode(reply);
+            Packet::Error {
+                code: ErrorCode::OPTION_REFUSED,
+                message,
+            }
+            .encode(reply);
             self.answered = true;
             return Step::Broken;
         }
@@ -224,7 +231,11 @@ impl Download {
         if self.done || self.received - self.acked >= u64::from(self.windowsize()) {
             self.acknowledge(reply);
         }
-        if self.done { Step::Last(data) } else { Step::Data(data) }
+        if self.done {
+            Step::Last(data)
+        } else {
+            Step::Data(data)
+        }
     }
 
     fn progress(&mut self, now: Duration) {
@@ -235,7 +246,10 @@ impl Download {
 
     fn acknowledge(&mut self, reply: &mut Vec<u8>) {
         self.acked = self.received;
-        Packet::Ack { block: self.received as u16 }.encode(reply);
+        Packet::Ack {
+            block: self.received as u16,
+        }
+        .encode(reply);
     }
 }
 
@@ -261,7 +275,9 @@ pub enum FetchError {
         path: String,
     },
     /// The server fell silent.
-    #[error("the TFTP server {server} fell silent while {path} was fetched: is it running, and does a firewall let UDP pass?")]
+    #[error(
+        "the TFTP server {server} fell silent while {path} was fetched: is it running, and does a firewall let UDP pass?"
+    )]
     Silent {
         /// The server.
         server: SocketAddrV4,
@@ -301,19 +317,28 @@ pub fn fetch(
     limit: usize,
 ) -> Result<Vec<u8>, FetchError> {
     let asked = || path.to_owned();
-    let socket_failed = |source| FetchError::Socket { server, path: asked(), source };
+    let socket_failed = |source| FetchError::Socket {
+        server,
+        path: asked(),
+        source,
+    };
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).map_err(socket_failed)?;
     let epoch = Instant::now();
     let mut download = Download::new(path, settings, Duration::ZERO);
     let mut peer = server;
     let mut content = Vec::new();
     let (mut buffer, mut reply) = (vec![0; 65_536], Vec::new());
-    socket.send_to(download.request(), server).map_err(socket_failed)?;
+    socket
+        .send_to(download.request(), server)
+        .map_err(socket_failed)?;
     loop {
         let left = download.deadline().saturating_sub(epoch.elapsed());
         if left.is_zero() {
             if !download.expired(epoch.elapsed(), &mut reply) {
-                return Err(FetchError::Silent { server, path: asked() });
+                return Err(FetchError::Silent {
+                    server,
+                    path: asked(),
+                });
             }
             socket.send_to(&reply, peer).map_err(socket_failed)?;
             continue;
@@ -324,14 +349,18 @@ pub fn fetch(
             Err(error)
                 if matches!(
                     error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+                    io::ErrorKind::WouldBlock
+                        | io::ErrorKind::TimedOut
+                        | io::ErrorKind::Interrupted
                 ) =>
             {
                 continue;
             }
             Err(error) => return Err(socket_failed(error)),
         };
-        let std::net::SocketAddr::V4(from) = from else { continue };
+        let std::net::SocketAddr::V4(from) = from else {
+            continue;
+        };
         // RFC 1350 section 4: the first answer decides the server's port; later packets from any
         // other are not ours.
         if from.ip() != server.ip() || (download.answered() && from != peer) {
@@ -349,9 +378,17 @@ pub fn fetch(
             Step::Data(data) | Step::Last(data) => {
                 if content.len() + data.len() > limit {
                     let code = ErrorCode::DISK_FULL;
-                    let error = Packet::Error { code, message: b"too large" }.to_bytes();
+                    let error = Packet::Error {
+                        code,
+                        message: b"too large",
+                    }
+                    .to_bytes();
                     socket.send_to(&error, peer).map_err(socket_failed)?;
-                    return Err(FetchError::TooLarge { server, path: asked(), limit });
+                    return Err(FetchError::TooLarge {
+                        server,
+                        path: asked(),
+                        limit,
+                    });
                 }
                 content.extend_from_slice(data);
                 if matches!(step, Step::Last(_)) {
@@ -359,9 +396,18 @@ pub fn fetch(
                 }
             }
             Step::Refused(code) => {
-                return Err(FetchError::Refused { server, path: asked(), code });
+                return Err(FetchError::Refused {
+                    server,
+                    path: asked(),
+                    code,
+                });
             }
-            Step::Broken => return Err(FetchError::Broken { server, path: asked() }),
+            Step::Broken => {
+                return Err(FetchError::Broken {
+                    server,
+                    path: asked(),
+                });
+            }
         }
     }
 }

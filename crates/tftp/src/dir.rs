@@ -37,11 +37,16 @@ impl DirSource {
                 source: io::Error::from(errno),
             }
         };
-        let root = rustix::fs::open(path, flags, Mode::empty())
-            .map_err(folder("give a folder that exists and that this program may enter"))?;
-        rustix::fs::openat2(&root, ".", flags, Mode::empty(), ResolveFlags::BENEATH)
-            .map_err(folder("the kernel refuses openat2, which is needed to keep clients inside"))?;
-        Ok(Self { root, path: path.to_owned() })
+        let root = rustix::fs::open(path, flags, Mode::empty()).map_err(folder(
+            "give a folder that exists and that this program may enter",
+        ))?;
+        rustix::fs::openat2(&root, ".", flags, Mode::empty(), ResolveFlags::BENEATH).map_err(
+            folder("the kernel refuses openat2, which is needed to keep clients inside"),
+        )?;
+        Ok(Self {
+            root,
+            path: path.to_owned(),
+        })
     }
 
     fn open_file(&self, path: &str) -> Result<(File, u64), OpenError> {
@@ -160,10 +165,16 @@ mod tests {
     fn what_is_no_regular_file_is_refused_at_once() {
         let tree = Tree::new();
         for path in ["pipe", "sub"] {
-            assert!(matches!(tree.read(path), Err(OpenError::Denied(_))), "{path}");
+            assert!(
+                matches!(tree.read(path), Err(OpenError::Denied(_))),
+                "{path}"
+            );
         }
         for path in ["absent", "plain/below", &"x".repeat(300)] {
-            assert!(matches!(tree.read(path), Err(OpenError::NotFound)), "{path}");
+            assert!(
+                matches!(tree.read(path), Err(OpenError::NotFound)),
+                "{path}"
+            );
         }
     }
 
@@ -172,7 +183,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("absent");
         let error = DirSource::new(&path).unwrap_err();
-        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+        assert!(
+            error.to_string().contains(path.to_str().unwrap()),
+            "{error}"
+        );
         fs::write(&path, "").unwrap();
         assert!(DirSource::new(&path).is_err());
     }

@@ -67,6 +67,11 @@ impl Error {
             Some(libc::ENODEV) => "there is no such interface (list them with `ip link`)",
             _ => "check the address and the interface",
         };
-        Self::Bind { address, interface: interface.map(str::to_owned), hint, source }
+        Self::Bind {
+            address,
+            interface: interface.map(str::to_owned),
+            hint,
+            source,
+        }
     }
 }

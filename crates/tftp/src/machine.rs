@@ -166,7 +166,10 @@ impl Machine {
         Output::End(if acked_in_vain {
             End::Finished { confirmed: false }
         } else {
-            End::Aborted { code: None, message: String::new() }
+            End::Aborted {
+                code: None,
+                message: String::new(),
+            }
         })
     }
 
@@ -190,12 +193,20 @@ impl Machine {
         let ahead = block.wrapping_sub(before as u16);
         let acked = before.saturating_add(u64::from(ahead));
         if self.base == 0 {
-            return if block == 0 { self.advance(0, now) } else { Output::Wait };
+            return if block == 0 {
+                self.advance(0, now)
+            } else {
+                Output::Wait
+            };
         }
         if acked > self.flight_end {
             return Output::Wait;
         }
-        if acked == before { self.repeated(now) } else { self.advance(acked, now) }
+        if acked == before {
+            self.repeated(now)
+        } else {
+            self.advance(acked, now)
+        }
     }
 
     /// An ACK that was not seen before.
@@ -249,7 +260,9 @@ impl Machine {
     /// Sends the flight that starts at `base`.
     fn fly(&mut self, now: Duration) -> Output {
         let first = self.base;
-        let last = first.saturating_add(u64::from(self.windowsize) - 1).min(self.blocks);
+        let last = first
+            .saturating_add(u64::from(self.windowsize) - 1)
+            .min(self.blocks);
         let again = self.flight_end.saturating_add(1).saturating_sub(first);
         self.retransmitted = self.retransmitted.saturating_add(again);
         let fresh = first.saturating_add(again);
@@ -258,6 +271,9 @@ impl Machine {
         self.flight_sent = now;
         self.deadline = now.saturating_add(self.rtt.timeout());
         let count = u16::try_from(last.saturating_sub(first).saturating_add(1));
-        Output::Blocks { first, count: count.unwrap_or(self.windowsize) }
+        Output::Blocks {
+            first,
+            count: count.unwrap_or(self.windowsize),
+        }
     }
 }

@@ -44,7 +44,10 @@ pub struct Listen {
 
 impl From<SocketAddrV4> for Listen {
     fn from(address: SocketAddrV4) -> Self {
-        Self { address, interface: None }
+        Self {
+            address,
+            interface: None,
+        }
     }
 }
 
@@ -64,7 +67,12 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: Vec::new(), max_transfers: 4096, max_windowsize: 64, openers: 4 }
+        Self {
+            listen: Vec::new(),
+            max_transfers: 4096,
+            max_windowsize: 64,
+            openers: 4,
+        }
     }
 }
 
@@ -86,18 +94,32 @@ impl Server {
         if config.listen.is_empty() {
             return Err(Error::NothingToListenOn);
         }
-        let listeners =
-            config.listen.iter().map(Listener::bind).collect::<Result<Vec<_>, Error>>()?;
+        let listeners = config
+            .listen
+            .iter()
+            .map(Listener::bind)
+            .collect::<Result<Vec<_>, Error>>()?;
         let local_addrs = listeners.iter().map(Listener::local_addr).collect();
         let stop = Arc::new(AtomicBool::new(false));
         let waker = Waker::new().map_err(Error::resources("make an eventfd"))?;
-        let worker =
-            Worker::new(config, listeners, source, observer, waker.clone(), Arc::clone(&stop))?;
+        let worker = Worker::new(
+            config,
+            listeners,
+            source,
+            observer,
+            waker.clone(),
+            Arc::clone(&stop),
+        )?;
         let thread = thread::Builder::new()
             .name("tftp".into())
             .spawn(move || worker.run())
             .map_err(Error::resources("start its thread"))?;
-        Ok(Handle { local_addrs, stop, waker, thread: Some(thread) })
+        Ok(Handle {
+            local_addrs,
+            stop,
+            waker,
+            thread: Some(thread),
+        })
     }
 }
 
@@ -119,7 +141,9 @@ impl Handle {
 
     /// Whether it serves. False when its thread ended by itself: then [`stop`](Self::stop) says why.
     pub fn is_running(&self) -> bool {
-        self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
     }
 
     /// Ends all transfers, closes all sockets, and waits for all threads.

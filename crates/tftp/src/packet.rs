@@ -82,9 +82,13 @@ impl Options {
         } else if name.eq_ignore_ascii_case(b"tsize") {
             self.tsize = self.tsize.or(Some(number));
         } else if name.eq_ignore_ascii_case(b"timeout") {
-            self.timeout = self.timeout.or(u8::try_from(number).ok().filter(|s| *s > 0));
+            self.timeout = self
+                .timeout
+                .or(u8::try_from(number).ok().filter(|s| *s > 0));
         } else if name.eq_ignore_ascii_case(b"windowsize") {
-            self.windowsize = self.windowsize.or(u16::try_from(number).ok().filter(|w| *w > 0));
+            self.windowsize = self
+                .windowsize
+                .or(u16::try_from(number).ok().filter(|w| *w > 0));
         }
     }
 
@@ -240,7 +244,10 @@ impl<'a> Packet<'a> {
             ERROR => {
                 let (code, message) = number(rest).ok_or(short)?;
                 let message = string(message).map_or(&[][..], |(message, _)| message);
-                Ok(Self::Error { code: ErrorCode(code), message })
+                Ok(Self::Error {
+                    code: ErrorCode(code),
+                    message,
+                })
             }
             OACK => Ok(Self::OptionAck(Options::read(rest))),
             other => Err(DecodeError::Opcode(other)),
@@ -312,7 +319,11 @@ fn request(bytes: &[u8]) -> Result<Request<'_>, DecodeError> {
     } else {
         return Err(DecodeError::Mode);
     };
-    Ok(Request { filename, mode, options: Options::read(rest) })
+    Ok(Request {
+        filename,
+        mode,
+        options: Options::read(rest),
+    })
 }
 
 fn number(bytes: &[u8]) -> Option<(u16, &[u8])> {
@@ -339,6 +350,8 @@ fn decimal(text: &[u8]) -> Option<u64> {
         return None;
     }
     Some(text.iter().fold(0u64, |number, digit| {
-        number.saturating_mul(10).saturating_add(u64::from(digit.wrapping_sub(b'0')))
+        number
+            .saturating_mul(10)
+            .saturating_add(u64::from(digit.wrapping_sub(b'0')))
     }))
 }

@@ -38,7 +38,10 @@ mod tests {
             (b"/pxelinux.cfg/default", "pxelinux.cfg/default"),
             (b"//boot///grub/./grub.cfg", "boot/grub/grub.cfg"),
             (b"\\Boot\\BCD", "Boot/BCD"),
-            (b"/pxelinux.cfg/01-52-54-00-12-34-56", "pxelinux.cfg/01-52-54-00-12-34-56"),
+            (
+                b"/pxelinux.cfg/01-52-54-00-12-34-56",
+                "pxelinux.cfg/01-52-54-00-12-34-56",
+            ),
             (b"a b", "a b"),
             (b"...", "..."),
         ] {

@@ -26,7 +26,11 @@ pub struct Rtt {
 impl Default for Rtt {
     /// Nothing measured yet.
     fn default() -> Self {
-        Self { smoothed: None, variance: Duration::ZERO, rto: FIRST_RTO }
+        Self {
+            smoothed: None,
+            variance: Duration::ZERO,
+            rto: FIRST_RTO,
+        }
     }
 }
 
@@ -58,7 +62,9 @@ impl Rtt {
             }
         }
         let smoothed = self.smoothed.unwrap_or(round_trip);
-        self.rto = smoothed.saturating_add(self.variance * 4).clamp(MIN_RTO, MAX_RTO);
+        self.rto = smoothed
+            .saturating_add(self.variance * 4)
+            .clamp(MIN_RTO, MAX_RTO);
     }
 
     /// Doubles the timeout after it passed without an answer (RFC 6298 section 5.5). It stays so

@@ -60,10 +60,16 @@ impl Stage {
         let window = usize::from(windowsize.max(1));
         // Whole windows: then a new window never begins in the middle of what is left of the last.
         let ahead = READ_AHEAD / (blksize + DATA_HEADER) / window * window;
-        let slots = ahead.max(window).min(usize::try_from(blocks).unwrap_or(usize::MAX));
+        let slots = ahead
+            .max(window)
+            .min(usize::try_from(blocks).unwrap_or(usize::MAX));
         let converter = (mode == Mode::Netascii).then(Converter::default);
         Self {
-            reader: Reader { content, offset: 0, converter },
+            reader: Reader {
+                content,
+                offset: 0,
+                converter,
+            },
             size,
             blksize,
             blocks,
@@ -99,18 +105,25 @@ impl Stage {
         let count = usize::from(count);
         let end = first.saturating_add(count as u64);
         if first < self.first || count > self.slots || end > self.blocks.saturating_add(1) {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no such blocks are at hand"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "no such blocks are at hand",
+            ));
         }
         if end > self.first.saturating_add(self.filled as u64) {
             self.refill(first)?;
         }
         let packet = self.packet_len();
-        let start = usize::try_from(first - self.first).unwrap_or(usize::MAX).saturating_mul(packet);
+        let start = usize::try_from(first - self.first)
+            .unwrap_or(usize::MAX)
+            .saturating_mul(packet);
         let mut stop = start.saturating_add(count * packet);
         if end > self.blocks {
             stop = stop.saturating_sub(self.blksize - self.block_len(self.blocks));
         }
-        self.buffer.get(start..stop).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+        self.buffer
+            .get(start..stop)
+            .ok_or_else(|| io::ErrorKind::InvalidInput.into())
     }
 
     /// Bytes of data in a block.
@@ -118,15 +131,23 @@ impl Stage {
         if block < self.blocks {
             return self.blksize;
         }
-        let before = self.blocks.saturating_sub(1).saturating_mul(self.blksize as u64);
-        usize::try_from(self.size.saturating_sub(before)).unwrap_or(0).min(self.blksize)
+        let before = self
+            .blocks
+            .saturating_sub(1)
+            .saturating_mul(self.blksize as u64);
+        usize::try_from(self.size.saturating_sub(before))
+            .unwrap_or(0)
+            .min(self.blksize)
     }
 
     /// Moves `first` to the first slot and fills the slots behind what is there.
     fn refill(&mut self, first: u64) -> io::Result<()> {
         let packet = self.packet_len();
-        let gone = usize::try_from(first - self.first).unwrap_or(usize::MAX).min(self.filled);
-        self.buffer.copy_within(gone * packet..self.filled * packet, 0);
+        let gone = usize::try_from(first - self.first)
+            .unwrap_or(usize::MAX)
+            .min(self.filled);
+        self.buffer
+            .copy_within(gone * packet..self.filled * packet, 0);
         self.first += gone as u64;
         self.filled -= gone;
         let next = self.first + self.filled as u64;
@@ -134,11 +155,18 @@ impl Stage {
         let fill = left.min(self.slots - self.filled);
         let last_len = self.block_len(next + fill as u64 - 1);
         let mut parts = Vec::with_capacity(fill);
-        let free = self.buffer.get_mut(self.filled * packet..).unwrap_or_default();
+        let free = self
+            .buffer
+            .get_mut(self.filled * packet..)
+            .unwrap_or_default();
         for (index, slot) in free.chunks_exact_mut(packet).take(fill).enumerate() {
             let (header, data) = slot.split_at_mut(DATA_HEADER);
             header.copy_from_slice(&data_header((next + index as u64) as u16));
-            let len = if index + 1 == fill { last_len } else { data.len() };
+            let len = if index + 1 == fill {
+                last_len
+            } else {
+                data.len()
+            };
             parts.push(IoSliceMut::new(data.get_mut(..len).unwrap_or_default()));
         }
         self.reader.read(&mut parts)?;
@@ -197,5 +225,8 @@ impl Reader {
 }
 
 fn shorter() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the content became shorter while it was sent")
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        "the content became shorter while it was sent",
+    )
 }

@@ -33,7 +33,11 @@ fn set_int(socket: impl AsFd, level: i32, name: i32, value: libc::c_int) -> io::
             mem::size_of::<libc::c_int>() as libc::socklen_t,
         )
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 /// Asks for the destination address of every datagram (`IP_PKTINFO`).
@@ -49,7 +53,12 @@ pub(crate) fn set_segment_size(socket: impl AsFd, size: u16) -> io::Result<()> {
 
 /// Allows fragments on this socket (`IP_MTU_DISCOVER`).
 pub(crate) fn allow_fragments(socket: impl AsFd) -> io::Result<()> {
-    set_int(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT)
+    set_int(
+        socket,
+        libc::IPPROTO_IP,
+        libc::IP_MTU_DISCOVER,
+        libc::IP_PMTUDISC_DONT,
+    )
 }
 
 /// Receives one datagram with its destination address, without waiting.
@@ -62,10 +71,17 @@ pub(crate) fn receive_with_local(socket: impl AsFd, buffer: &mut [u8]) -> io::Re
     struct Control([u8; 128]);
 
     let mut control = Control([0; 128]);
-    let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
     // SAFETY: both are plain C structures for which all zeros are valid values.
-    let (mut from, mut message) =
-        unsafe { (mem::zeroed::<libc::sockaddr_in>(), mem::zeroed::<libc::msghdr>()) };
+    let (mut from, mut message) = unsafe {
+        (
+            mem::zeroed::<libc::sockaddr_in>(),
+            mem::zeroed::<libc::msghdr>(),
+        )
+    };
     message.msg_name = (&raw mut from).cast();
     message.msg_namelen = mem::size_of::<libc::sockaddr_in>() as libc::socklen_t;
     message.msg_iov = &raw mut part;
@@ -75,7 +91,11 @@ pub(crate) fn receive_with_local(socket: impl AsFd, buffer: &mut [u8]) -> io::Re
     // SAFETY: the header points at live, writable memory of the lengths it states: `buffer`, `from`,
     // `control`, all of which outlive the call.
     let received = unsafe {
-        libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, libc::MSG_DONTWAIT)
+        libc::recvmsg(
+            socket.as_fd().as_raw_fd(),
+            &raw mut message,
+            libc::MSG_DONTWAIT,
+        )
     };
     let len = usize::try_from(received).map_err(|_| io::Error::last_os_error())?;
 
@@ -90,7 +110,9 @@ pub(crate) fn receive_with_local(socket: impl AsFd, buffer: &mut [u8]) -> io::Re
                 (*header).cmsg_level == libc::IPPROTO_IP && (*header).cmsg_type == libc::IP_PKTINFO;
             let needed = libc::CMSG_LEN(mem::size_of::<libc::in_pktinfo>() as u32) as usize;
             if found && (*header).cmsg_len as usize >= needed {
-                let info: libc::in_pktinfo = libc::CMSG_DATA(header).cast::<libc::in_pktinfo>().read_unaligned();
+                let info: libc::in_pktinfo = libc::CMSG_DATA(header)
+                    .cast::<libc::in_pktinfo>()
+                    .read_unaligned();
                 // Not ipi_addr: that may be the broadcast address.
                 local = Some(Ipv4Addr::from(u32::from_be(info.ipi_spec_dst.s_addr)));
             }
@@ -102,5 +124,10 @@ pub(crate) fn receive_with_local(socket: impl AsFd, buffer: &mut [u8]) -> io::Re
         u16::from_be(from.sin_port),
     );
     let truncated = message.msg_flags & libc::MSG_TRUNC != 0;
-    Ok(Datagram { len, peer, local: local.filter(|a| !a.is_unspecified()), truncated })
+    Ok(Datagram {
+        len,
+        peer,
+        local: local.filter(|a| !a.is_unspecified()),
+        truncated,
+    })
 }

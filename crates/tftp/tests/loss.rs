@@ -39,7 +39,10 @@ fn the_block_number_may_go_around() {
 
 #[test]
 fn repeated_datagrams_alone_bring_no_retransmission_in_lockstep() {
-    let knobs = Knobs { repeat: 1000, ..LAN };
+    let knobs = Knobs {
+        repeat: 1000,
+        ..LAN
+    };
     let report = Pair::new(knobs, 3).run(200_000, 512, 1);
     assert_eq!(report.retransmitted, 0);
 }
@@ -48,9 +51,16 @@ fn repeated_datagrams_alone_bring_no_retransmission_in_lockstep() {
 fn a_lost_datagram_costs_far_less_than_the_clients_timeout() {
     // 1 % each way, 716 blocks of 1 MiB: some 14 losses.
     let report = Pair::new(Knobs { loss: 10, ..LAN }, 5).run(1 << 20, 1468, 1);
-    assert!(report.data_sent > 716, "nothing was lost: the test shows nothing");
+    assert!(
+        report.data_sent > 716,
+        "nothing was lost: the test shows nothing"
+    );
     assert_eq!(report.client_timeouts, 0);
-    assert!(report.duration < Duration::from_millis(1000), "{:?}", report.duration);
+    assert!(
+        report.duration < Duration::from_millis(1000),
+        "{:?}",
+        report.duration
+    );
 }
 
 #[test]
@@ -62,8 +72,11 @@ fn throughput_against_loss() {
     for round_trip in [200, 2_000, 50_000u64] {
         for windowsize in [1, 4, 16] {
             for loss in [0, 1, 10, 50, 200] {
-                let knobs =
-                    Knobs { latency: Duration::from_micros(round_trip / 2), loss, ..LAN };
+                let knobs = Knobs {
+                    latency: Duration::from_micros(round_trip / 2),
+                    loss,
+                    ..LAN
+                };
                 let (mut time, mut sent, mut timeouts) = (Duration::ZERO, 0, 0);
                 for seed in 0..8 {
                     let report = Pair::new(knobs, seed).run(1 << 20, 1468, windowsize);

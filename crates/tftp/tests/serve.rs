@@ -19,7 +19,10 @@ const LOOPBACK: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0);
 const LIMIT: usize = 64 << 20;
 
 fn asking(options: Options) -> Settings {
-    Settings { options, ..Settings::default() }
+    Settings {
+        options,
+        ..Settings::default()
+    }
 }
 
 fn windows(blksize: u16, windowsize: u16) -> Settings {
@@ -34,13 +37,26 @@ fn windows(blksize: u16, windowsize: u16) -> Settings {
 #[test]
 fn files_of_awkward_sizes_arrive_whole_in_every_way() {
     let site = Site::new();
-    for size in [0, 1, 511, 512, 513, 1468, 16 * 1468, 16 * 1468 + 1, 1_000_003] {
+    for size in [
+        0,
+        1,
+        511,
+        512,
+        513,
+        1468,
+        16 * 1468,
+        16 * 1468 + 1,
+        1_000_003,
+    ] {
         let expected = content(size);
         let name = format!("f{size}");
         site.write(&name, &expected);
         for settings in [
             Settings::default(),
-            asking(Options { blksize: Some(1468), ..Options::default() }),
+            asking(Options {
+                blksize: Some(1468),
+                ..Options::default()
+            }),
             windows(1468, 16),
             windows(1468, 64),
             windows(65464, 2),
@@ -63,11 +79,25 @@ fn a_transfer_is_reported_from_start_to_end() {
     let (transfer, started) = site.journal.next();
     assert_eq!(transfer.path, "dir/kernel");
     assert_eq!(transfer.local, Ipv4Addr::LOCALHOST);
-    assert_eq!(started, Event::Started { size: 100_000, blksize: 1468, windowsize: 8 });
+    assert_eq!(
+        started,
+        Event::Started {
+            size: 100_000,
+            blksize: 1468,
+            windowsize: 8
+        }
+    );
     let (again, finished) = site.journal.next();
     assert_eq!(again, transfer);
     assert!(
-        matches!(finished, Event::Finished { bytes: 100_000, confirmed: true, .. }),
+        matches!(
+            finished,
+            Event::Finished {
+                bytes: 100_000,
+                confirmed: true,
+                ..
+            }
+        ),
         "{finished:?}"
     );
 }
@@ -85,7 +115,10 @@ fn the_block_number_goes_around_on_real_sockets() {
 fn netascii_translates_line_ends() {
     let site = Site::new();
     site.write("text", b"one\ntwo\r\n");
-    let settings = Settings { mode: Mode::Netascii, ..Settings::default() };
+    let settings = Settings {
+        mode: Mode::Netascii,
+        ..Settings::default()
+    };
     let got = fetch(site.address(), "text", &settings, LIMIT).unwrap();
     assert_eq!(got, b"one\r\ntwo\r\0\r\n");
 }
@@ -124,7 +157,9 @@ impl Hand {
     fn new(server: SocketAddrV4) -> Self {
         let socket = UdpSocket::bind(LOOPBACK).unwrap();
         // Far more than any answer takes; only a test that fails waits for it.
-        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
         Self { socket, server }
     }
 
@@ -136,7 +171,9 @@ impl Hand {
     fn hear(&mut self) -> Vec<u8> {
         let mut buffer = vec![0; 70_000];
         let (len, from) = self.socket.recv_from(&mut buffer).unwrap();
-        let std::net::SocketAddr::V4(from) = from else { panic!("{from}") };
+        let std::net::SocketAddr::V4(from) = from else {
+            panic!("{from}")
+        };
         self.server = from;
         buffer.truncate(len);
         buffer
@@ -144,21 +181,32 @@ impl Hand {
 }
 
 fn read_request(name: &[u8], options: Options) -> Vec<u8> {
-    Packet::ReadRequest(ReadRequest { filename: name, mode: Mode::Octet, options }).to_bytes()
+    Packet::ReadRequest(ReadRequest {
+        filename: name,
+        mode: Mode::Octet,
+        options,
+    })
+    .to_bytes()
 }
 
 #[test]
 fn writing_is_refused() {
     let site = Site::new();
     let mut client = Hand::new(site.address());
-    let request =
-        ReadRequest { filename: b"f", mode: Mode::Octet, options: Options::default() };
+    let request = ReadRequest {
+        filename: b"f",
+        mode: Mode::Octet,
+        options: Options::default(),
+    };
     client.say(&Packet::WriteRequest(request).to_bytes());
     let answer = client.hear();
     assert!(
         matches!(
             Packet::decode(&answer),
-            Ok(Packet::Error { code: ErrorCode::ACCESS_VIOLATION, .. })
+            Ok(Packet::Error {
+                code: ErrorCode::ACCESS_VIOLATION,
+                ..
+            })
         ),
         "{answer:?}"
     );
@@ -171,20 +219,42 @@ fn a_rom_that_only_wants_the_size_is_an_abort_and_may_come_back_from_the_same_po
     let site = Site::new();
     site.write("f", &content(5000));
     let mut client = Hand::new(site.address());
-    client.say(&read_request(b"f", Options { tsize: Some(0), ..Options::default() }));
+    client.say(&read_request(
+        b"f",
+        Options {
+            tsize: Some(0),
+            ..Options::default()
+        },
+    ));
     assert_eq!(client.hear(), b"\0\x06tsize\x005000\0");
-    client.say(&Packet::Error { code: ErrorCode::OPTION_REFUSED, message: b"" }.to_bytes());
+    client.say(
+        &Packet::Error {
+            code: ErrorCode::OPTION_REFUSED,
+            message: b"",
+        }
+        .to_bytes(),
+    );
     assert!(matches!(site.journal.next().1, Event::Started { .. }));
     let aborted = site.journal.next().1;
     assert!(
         matches!(
             aborted,
-            Event::Aborted { code: Some(ErrorCode::OPTION_REFUSED), bytes: 0, .. }
+            Event::Aborted {
+                code: Some(ErrorCode::OPTION_REFUSED),
+                bytes: 0,
+                ..
+            }
         ),
         "{aborted:?}"
     );
     client.server = site.address();
-    client.say(&read_request(b"f", Options { blksize: Some(1024), ..Options::default() }));
+    client.say(&read_request(
+        b"f",
+        Options {
+            blksize: Some(1024),
+            ..Options::default()
+        },
+    ));
     assert_eq!(client.hear(), b"\0\x06blksize\x001024\0");
 }
 
@@ -193,14 +263,29 @@ fn an_abort_that_is_lost_does_not_stand_in_the_way_of_the_next_request() {
     let site = Site::new();
     site.write("f", &content(5000));
     let mut client = Hand::new(site.address());
-    client.say(&read_request(b"f", Options { tsize: Some(0), ..Options::default() }));
+    client.say(&read_request(
+        b"f",
+        Options {
+            tsize: Some(0),
+            ..Options::default()
+        },
+    ));
     client.hear();
     client.server = site.address();
-    client.say(&read_request(b"f", Options { blksize: Some(1024), ..Options::default() }));
+    client.say(&read_request(
+        b"f",
+        Options {
+            blksize: Some(1024),
+            ..Options::default()
+        },
+    ));
     // The OACK of the first may have been repeated meanwhile.
     while client.hear() != b"\0\x06blksize\x001024\0" {}
     assert!(matches!(site.journal.next().1, Event::Started { .. }));
-    assert!(matches!(site.journal.next().1, Event::Aborted { code: None, .. }));
+    assert!(matches!(
+        site.journal.next().1,
+        Event::Aborted { code: None, .. }
+    ));
 }
 
 #[test]
@@ -236,7 +321,10 @@ fn a_client_that_goes_away_is_noticed() {
     drop(client);
     assert!(matches!(site.journal.next().1, Event::Started { .. }));
     let event = site.journal.next().1;
-    assert!(matches!(event, Event::Aborted { code: None, .. }), "{event:?}");
+    assert!(
+        matches!(event, Event::Aborted { code: None, .. }),
+        "{event:?}"
+    );
 }
 
 #[test]
@@ -244,7 +332,14 @@ fn noise_is_ignored_and_malformed_requests_are_told() {
     let site = Site::new();
     site.write("f", b"hello");
     let mut client = Hand::new(site.address());
-    for noise in [&b""[..], b"\0", b"\0\x04\0\x01", b"\0\x05\0\0\0", b"\0\x09aaaa", &[0xff; 3000]] {
+    for noise in [
+        &b""[..],
+        b"\0",
+        b"\0\x04\0\x01",
+        b"\0\x05\0\0\0",
+        b"\0\x09aaaa",
+        &[0xff; 3000],
+    ] {
         client.say(noise);
     }
     client.say(b"\0\x01f\0mail\0");
@@ -286,7 +381,11 @@ fn a_slow_source_holds_up_nobody_else() {
         _ => Ok(Content::from(content(200_000))),
     };
     let journal = Journal::default();
-    let config = Config { listen: vec![LOOPBACK.into()], openers: 2, ..Config::default() };
+    let config = Config {
+        listen: vec![LOOPBACK.into()],
+        openers: 2,
+        ..Config::default()
+    };
     let server = Server::start(config, Arc::new(source), Arc::new(journal.clone())).unwrap();
     let address = server.local_addrs()[0];
     let slow =
@@ -324,7 +423,10 @@ fn transfers_beyond_the_limit_wait_for_their_turn() {
     }
     // The third was dropped, not queued: nothing has come for it. Its next try is served.
     late.socket.set_nonblocking(true).unwrap();
-    assert_eq!(late.socket.recv(&mut [0; 600]).unwrap_err().kind(), ErrorKind::WouldBlock);
+    assert_eq!(
+        late.socket.recv(&mut [0; 600]).unwrap_err().kind(),
+        ErrorKind::WouldBlock
+    );
     let got = fetch(site.address(), "f", &Settings::default(), LIMIT).unwrap();
     assert_eq!(got, b"hello");
 }
@@ -334,7 +436,11 @@ fn many_clients_at_once_all_get_their_file() {
     let site = Site::new();
     site.write("f", &content(300_000));
     for windowsize in [None, Some(16)] {
-        let options = Options { blksize: Some(1468), windowsize, ..Options::default() };
+        let options = Options {
+            blksize: Some(1468),
+            windowsize,
+            ..Options::default()
+        };
         let load = Load {
             server: site.address(),
             path: "f".into(),
@@ -367,15 +473,27 @@ fn stopping_ends_everything_and_says_so() {
 fn errors_at_the_start_name_the_address_and_the_remedy() {
     let site = Site::new();
     let start = |listen| {
-        let config = Config { listen, ..Config::default() };
+        let config = Config {
+            listen,
+            ..Config::default()
+        };
         let source = DirSource::new(site.path("")).unwrap();
         Server::start(config, Arc::new(source), Arc::new(())).unwrap_err()
     };
     let taken = start(vec![site.address().into()]).to_string();
-    assert!(taken.contains(&site.address().to_string()) && taken.contains("ss -ulpn"), "{taken}");
-    let foreign = start(vec![SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 0).into()]).to_string();
+    assert!(
+        taken.contains(&site.address().to_string()) && taken.contains("ss -ulpn"),
+        "{taken}"
+    );
+    let foreign = start(vec![
+        SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 1), 0).into(),
+    ])
+    .to_string();
     assert!(foreign.contains("192.0.2.1"), "{foreign}");
-    let listen = bugler_tftp::Listen { address: LOOPBACK, interface: Some("nosuchif0".into()) };
+    let listen = bugler_tftp::Listen {
+        address: LOOPBACK,
+        interface: Some("nosuchif0".into()),
+    };
     let absent = start(vec![listen]).to_string();
     assert!(absent.contains("nosuchif0"), "{absent}");
     assert!(matches!(start(Vec::new()), Error::NothingToListenOn));
@@ -390,7 +508,10 @@ fn an_interface_can_be_named() {
     let site = Site::with(|config| config.listen = vec![listen]);
     site.write("f", b"hello");
     let server = SocketAddrV4::new(Ipv4Addr::LOCALHOST, site.address().port());
-    assert_eq!(fetch(server, "f", &windows(1468, 4), LIMIT).unwrap(), b"hello");
+    assert_eq!(
+        fetch(server, "f", &windows(1468, 4), LIMIT).unwrap(),
+        b"hello"
+    );
 }
 
 /// Runs a program, which must be installed, in a folder of its own; gives what it left in `out`.
@@ -416,7 +537,16 @@ fn tftp_hpa_gets_its_file() {
     let arguments = ["-m", "octet", "127.0.0.1", &port, "-c", "get", "f", "out"];
     assert!(foreign(&site, "tftp", &arguments) == expected);
     site.write("text", b"one\ntwo\n");
-    let arguments = ["-m", "ascii", "127.0.0.1", &port, "-c", "get", "text", "out"];
+    let arguments = [
+        "-m",
+        "ascii",
+        "127.0.0.1",
+        &port,
+        "-c",
+        "get",
+        "text",
+        "out",
+    ];
     assert_eq!(foreign(&site, "tftp", &arguments), b"one\ntwo\n");
 }
 
@@ -426,13 +556,20 @@ fn atftp_gets_its_file_with_and_without_windows() {
     let expected = content(700_001);
     site.write("f", &expected);
     let port = site.address().port().to_string();
-    for options in [&[][..], &["blksize 1468"], &["blksize 1468", "windowsize 16", "tsize"]] {
+    for options in [
+        &[][..],
+        &["blksize 1468"],
+        &["blksize 1468", "windowsize 16", "tsize"],
+    ] {
         let mut arguments = vec!["--get", "-r", "f", "-l", "out"];
         for option in options {
             arguments.extend(["--option", option]);
         }
         arguments.extend(["127.0.0.1", &port]);
-        assert!(foreign(&site, "atftp", &arguments) == expected, "{options:?}");
+        assert!(
+            foreign(&site, "atftp", &arguments) == expected,
+            "{options:?}"
+        );
     }
 }
 

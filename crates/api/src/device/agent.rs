@@ -1,7 +1,7 @@
 //! What the agent says and asks. See [`bugler_protocol::agent`] for the protocol.
 
 use super::inventory::tidy;
-use super::log::safe_line;
+use super::log::{Verdict, safe_line};
 use crate::error::ApiError;
 use crate::extract::{Agent, Body, Params, Peer, Segment, unknown_token};
 use crate::presence::HEARTBEAT_S;
@@ -11,7 +11,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use bugler_model::{EventKind, NewEvent, Presence, Stage, TaskId, TaskState};
+use bugler_model::{EventKind, NewEvent, Presence, Stage, TaskAction, TaskId, TaskState};
 use bugler_protocol::agent::{
     Assignment, Heartbeat, Register, Registered, Report, ReportAnswer, VERSION,
 };
@@ -84,14 +84,29 @@ pub(super) async fn register(
     }))
 }
 
-/// Notes that an agent was heard from, and that it is not lost (any more).
-async fn heard(state: &AppState, agent: &Agent, peer: IpAddr) -> Result<(), ApiError> {
+/// Notes that an agent was heard from. One that was lost is there again; one that had said that it
+/// reboots is there again only when it asks for work: a heartbeat may have been on its way.
+async fn heard(
+    state: &AppState,
+    agent: &Agent,
+    peer: IpAddr,
+    asks_for_work: bool,
+) -> Result<(), ApiError> {
     let (id, now) = (agent.auth.device, state.now());
     state.store.touch(id, v4(peer), now);
-    if state.store.device(id).await?.presence == Presence::Lost {
+    let presence = state.store.device(id).await?.presence;
+    if presence == Presence::Lost || (asks_for_work && presence != Presence::Agent) {
         state.store.set_presence(id, Presence::Agent, now).await?;
     }
     Ok(())
+}
+
+/// What becomes of the agent after a task that is done: it is gone, and not lost.
+fn presence_after(action: &TaskAction) -> Presence {
+    match action {
+        TaskAction::Deploy(_) | TaskAction::PowerOff => Presence::Local,
+        TaskAction::Reboot => Presence::Booting,
+    }
 }
 
 #[derive(Deserialize)]
@@ -107,7 +122,7 @@ pub(super) async fn next_task(
     Peer(peer): Peer,
     Params(Wait { wait }): Params<Wait>,
 ) -> Result<Response, ApiError> {
-    heard(&state, &agent, peer.ip()).await?;
+    heard(&state, &agent, peer.ip(), true).await?;
     let id = agent.auth.device;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(wait.min(MAX_WAIT_S));
     let waiting = state.wakes.waiting(id);
@@ -160,7 +175,12 @@ pub(super) async fn report(
                 progress: report.progress,
                 message: report.message.map(|text| safe_line(&text)),
             };
-            state.store.report_task(report, now).await?
+            let task = state.store.report_task(report, now).await?;
+            if task.state == TaskState::Done {
+                let presence = presence_after(&task.action);
+                state.store.set_presence(task.device, presence, now).await?;
+            }
+            task
         }
         // The agent confirms that it has stopped; the task was ended by who cancelled it.
         TaskState::Cancelled => {
@@ -203,11 +223,17 @@ pub(super) async fn heartbeat(
             body.log.len()
         )));
     }
-    heard(&state, &agent, peer.ip()).await?;
+    heard(&state, &agent, peer.ip(), false).await?;
     for line in &body.log {
-        let mut event = NewEvent::new(EventKind::Log, safe_line(line)).device(agent.auth.device);
+        let now = state.now();
+        let text = match state.log_budget.take(agent.auth.device, now) {
+            Verdict::Keep => safe_line(line),
+            Verdict::Announce => "the agent logs too much: some of its lines are dropped".into(),
+            Verdict::Drop => continue,
+        };
+        let mut event = NewEvent::new(EventKind::Log, text).device(agent.auth.device);
         event.session = Some(agent.auth.session);
-        state.store.append_event(event, state.now()).await?;
+        state.store.append_event(event, now).await?;
     }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -9,7 +9,7 @@ mod log;
 mod manifests;
 
 pub(crate) use damage::note as note_damage;
-pub(crate) use log::safe_line;
+pub(crate) use log::{LogBudget, safe_line};
 pub(crate) use manifests::Manifests;
 
 use crate::error::ApiError;

@@ -200,9 +200,22 @@ async fn reports_move_the_task_and_carry_a_cancel_back() {
             .await;
         assert!(!answer.json::<ReportAnswer>().cancel);
     }
+    let device = lab.store().device(agent.id).await.unwrap();
     assert_eq!(
-        lab.store().device(agent.id).await.unwrap().netboot,
-        Netboot::Off
+        (device.netboot, device.presence),
+        (Netboot::Off, Presence::Local)
+    );
+    // It is about to reboot: a heartbeat that was on its way does not bring it back.
+    lab.agent_post(Some(&agent.token), "heartbeat", &Heartbeat::default())
+        .await;
+    assert_eq!(
+        lab.store().device(agent.id).await.unwrap().presence,
+        Presence::Local
+    );
+    lab.agent_get(&agent.token, "task").await;
+    assert_eq!(
+        lab.store().device(agent.id).await.unwrap().presence,
+        Presence::Agent
     );
     let open = TaskFilter {
         open_only: true,

@@ -4,6 +4,7 @@ mod broken_input;
 mod crash;
 mod damage;
 mod full_disk;
+mod half_way;
 mod helpers;
 mod round_trip;
 mod sharing;

@@ -25,6 +25,7 @@ pub(super) const ALL: &[Scenario] = &[
         limit: Duration::from_secs(60),
         machines: false,
         image: false,
+        product: false,
         play: network,
     },
     Scenario {
@@ -33,6 +34,7 @@ pub(super) const ALL: &[Scenario] = &[
         limit: Duration::from_secs(300),
         machines: true,
         image: true,
+        product: false,
         play: |run| from_disk(run, Firmware::Bios),
     },
     Scenario {
@@ -41,6 +43,7 @@ pub(super) const ALL: &[Scenario] = &[
         limit: Duration::from_secs(300),
         machines: true,
         image: true,
+        product: false,
         play: |run| from_disk(run, Firmware::Uefi),
     },
     Scenario {
@@ -49,6 +52,7 @@ pub(super) const ALL: &[Scenario] = &[
         limit: Duration::from_secs(300),
         machines: true,
         image: false,
+        product: false,
         play: |run| from_network(run, Firmware::Bios),
     },
     Scenario {
@@ -57,6 +61,7 @@ pub(super) const ALL: &[Scenario] = &[
         limit: Duration::from_secs(300),
         machines: true,
         image: false,
+        product: false,
         play: |run| from_network(run, Firmware::Uefi),
     },
 ];

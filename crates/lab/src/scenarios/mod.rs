@@ -19,6 +19,8 @@ pub struct Scenario {
     pub machines: bool,
     /// Whether it needs the small Debian image.
     pub image: bool,
+    /// Whether it needs the programs under test, and their boot environment.
+    pub product: bool,
     /// What it does.
     pub play: fn(&Run) -> Result<()>,
 }

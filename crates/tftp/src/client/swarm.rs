@@ -68,16 +68,28 @@ pub fn run(load: &Load) -> io::Result<Report> {
     let mut clients = Vec::with_capacity(load.clients);
     for token in 0..load.clients as u64 {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket =
-            rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
+        let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
         rustix::net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0))?;
-        epoll::add(&epoll, &socket, epoll::EventData::new_u64(token), epoll::EventFlags::IN)?;
+        epoll::add(
+            &epoll,
+            &socket,
+            epoll::EventData::new_u64(token),
+            epoll::EventFlags::IN,
+        )?;
         let download = Download::new(&load.path, &load.settings, Duration::ZERO);
-        clients.push(Client { socket, download, connected: false, over: false });
+        clients.push(Client {
+            socket,
+            download,
+            connected: false,
+            over: false,
+        });
     }
     let mut swarm = Swarm {
         server: load.server,
-        report: Report { windowsize: 1, ..Report::default() },
+        report: Report {
+            windowsize: 1,
+            ..Report::default()
+        },
         buffer: vec![0; LONGEST],
         reply: Vec::new(),
     };
@@ -92,7 +104,10 @@ pub fn run(load: &Load) -> io::Result<Report> {
     }
     let mut events = Vec::with_capacity(512);
     let mut checked = Duration::ZERO;
-    let tick = Timespec { tv_sec: 0, tv_nsec: TICK.subsec_nanos().into() };
+    let tick = Timespec {
+        tv_sec: 0,
+        tv_nsec: TICK.subsec_nanos().into(),
+    };
     while swarm.report.finished + swarm.report.failed < clients.len() {
         events.clear();
         match epoll::wait(&epoll, spare_capacity(&mut events), Some(&tick)) {
@@ -156,7 +171,9 @@ impl Swarm {
         let head = self.buffer.get_mut(..HEAD)?;
         let flags = RecvFlags::DONTWAIT | RecvFlags::TRUNC;
         if client.connected {
-            return rustix::net::recv(&client.socket, head, flags).ok().map(|(_, len)| len);
+            return rustix::net::recv(&client.socket, head, flags)
+                .ok()
+                .map(|(_, len)| len);
         }
         let (_, len, from) = rustix::net::recvfrom(&client.socket, head, flags).ok()?;
         let from = SocketAddrV4::try_from(from?).ok()?;
@@ -180,7 +197,12 @@ impl Swarm {
         let _ = if client.connected {
             rustix::net::send(&client.socket, &self.reply, SendFlags::DONTWAIT)
         } else {
-            rustix::net::sendto(&client.socket, &self.reply, SendFlags::DONTWAIT, &self.server)
+            rustix::net::sendto(
+                &client.socket,
+                &self.reply,
+                SendFlags::DONTWAIT,
+                &self.server,
+            )
         };
     }
 

@@ -17,7 +17,9 @@ impl Limits {
     /// The largest block whose datagram fits one IPv4 packet of `mtu` bytes, without fragments: they
     /// vanish behind some switches and tunnels. 20 bytes of IP header, 8 of UDP, 4 of TFTP.
     pub fn blksize_for_mtu(mtu: u32) -> u16 {
-        u16::try_from(mtu.saturating_sub(32)).unwrap_or(MAX_BLKSIZE).clamp(MIN_BLKSIZE, MAX_BLKSIZE)
+        u16::try_from(mtu.saturating_sub(32))
+            .unwrap_or(MAX_BLKSIZE)
+            .clamp(MIN_BLKSIZE, MAX_BLKSIZE)
     }
 }
 
@@ -36,10 +38,15 @@ impl Terms {
     /// Answers the options of a read request for a file of `size` bytes, as they are sent (a
     /// netascii transfer counts its line ends). Only what was asked is answered.
     pub fn agree(asked: &Options, size: u64, limits: &Limits) -> Self {
-        let blksize = asked.blksize.map(|wish| wish.min(limits.blksize).max(MIN_BLKSIZE));
+        let blksize = asked
+            .blksize
+            .map(|wish| wish.min(limits.blksize).max(MIN_BLKSIZE));
         let block = blksize.unwrap_or(DEFAULT_BLKSIZE);
         let window_bytes = u16::try_from(limits.window_bytes / u32::from(block));
-        let most = limits.windowsize.min(window_bytes.unwrap_or(u16::MAX)).max(1);
+        let most = limits
+            .windowsize
+            .min(window_bytes.unwrap_or(u16::MAX))
+            .max(1);
         let windowsize = asked.windowsize.map(|wish| wish.clamp(1, most));
         Self {
             blksize: block,
@@ -69,7 +76,11 @@ impl Terms {
 mod tests {
     use super::*;
 
-    const LIMITS: Limits = Limits { blksize: 1468, windowsize: 64, window_bytes: 65536 };
+    const LIMITS: Limits = Limits {
+        blksize: 1468,
+        windowsize: 64,
+        window_bytes: 65536,
+    };
 
     #[test]
     fn only_what_was_asked_is_answered() {
@@ -77,9 +88,18 @@ mod tests {
         assert_eq!((terms.blksize, terms.windowsize), (512, 1));
         assert!(!terms.has_oack());
 
-        let asked = Options { tsize: Some(0), ..Options::default() };
+        let asked = Options {
+            tsize: Some(0),
+            ..Options::default()
+        };
         let terms = Terms::agree(&asked, 1000, &LIMITS);
-        assert_eq!(terms.oack, Options { tsize: Some(1000), ..Options::default() });
+        assert_eq!(
+            terms.oack,
+            Options {
+                tsize: Some(1000),
+                ..Options::default()
+            }
+        );
     }
 
     #[test]
@@ -96,7 +116,11 @@ mod tests {
         assert_eq!(terms.oack.blksize, Some(1468));
         assert_eq!(terms.oack.windowsize, Some(44));
 
-        let jumbo = Limits { blksize: MAX_BLKSIZE, windowsize: 64, window_bytes: 1000 };
+        let jumbo = Limits {
+            blksize: MAX_BLKSIZE,
+            windowsize: 64,
+            window_bytes: 1000,
+        };
         assert_eq!(Terms::agree(&asked, 0, &jumbo).windowsize, 1);
     }
 

@@ -7,8 +7,15 @@ use crate::rtt::MAX_RTO;
 const MS: Duration = Duration::from_millis(1);
 
 fn terms(windowsize: u16, oack: bool) -> Terms {
-    let oack = Options { windowsize: oack.then_some(windowsize), ..Options::default() };
-    Terms { blksize: 512, windowsize, oack }
+    let oack = Options {
+        windowsize: oack.then_some(windowsize),
+        ..Options::default()
+    };
+    Terms {
+        blksize: 512,
+        windowsize,
+        oack,
+    }
 }
 
 fn ack(machine: &mut Machine, block: u16, now: Duration) -> Output {
@@ -25,7 +32,10 @@ fn lockstep_sends_one_block_for_each_ack() {
     assert_eq!(first, blocks(1, 1));
     assert_eq!(ack(&mut machine, 1, 2 * MS), blocks(2, 1));
     assert_eq!(ack(&mut machine, 2, 3 * MS), blocks(3, 1));
-    assert_eq!(ack(&mut machine, 3, 4 * MS), Output::End(End::Finished { confirmed: true }));
+    assert_eq!(
+        ack(&mut machine, 3, 4 * MS),
+        Output::End(End::Finished { confirmed: true })
+    );
     assert_eq!(machine.retransmitted(), 0);
 }
 
@@ -38,7 +48,10 @@ fn options_are_acknowledged_before_the_first_block() {
     assert_eq!(ack(&mut machine, 0, 2 * MS), blocks(1, 4));
     assert!(machine.progressed());
     assert_eq!(ack(&mut machine, 4, 3 * MS), blocks(5, 2));
-    assert_eq!(ack(&mut machine, 6, 4 * MS), Output::End(End::Finished { confirmed: true }));
+    assert_eq!(
+        ack(&mut machine, 6, 4 * MS),
+        Output::End(End::Finished { confirmed: true })
+    );
 }
 
 #[test]
@@ -119,8 +132,14 @@ fn the_first_timeout_is_far_below_a_second_and_later_ones_double() {
 
 #[test]
 fn the_timeout_option_bounds_the_wait() {
-    let oack = Options { timeout: Some(1), ..Options::default() };
-    let terms = Terms { oack, ..terms(1, false) };
+    let oack = Options {
+        timeout: Some(1),
+        ..Options::default()
+    };
+    let terms = Terms {
+        oack,
+        ..terms(1, false)
+    };
     let (mut machine, _) = Machine::new(&terms, 9, Duration::ZERO);
     let mut now = Duration::ZERO;
     for _ in 0..12 {
@@ -154,13 +173,19 @@ fn no_round_trip_is_measured_on_what_was_sent_twice() {
     assert_eq!(machine.timeout(due), blocks(1, 1));
     // Microseconds after the second sending: the ACK is of the first.
     assert_eq!(ack(&mut machine, 1, due + MS / 50), blocks(2, 1));
-    assert!(machine.deadline() - due > 300 * MS, "the timeout stays doubled");
+    assert!(
+        machine.deadline() - due > 300 * MS,
+        "the timeout stays doubled"
+    );
 }
 
 #[test]
 fn an_error_from_the_client_ends_the_transfer() {
     let (mut machine, _) = Machine::new(&terms(1, true), 9, MS);
-    let error = Packet::Error { code: ErrorCode::OPTION_REFUSED, message: b"only the size" };
+    let error = Packet::Error {
+        code: ErrorCode::OPTION_REFUSED,
+        message: b"only the size",
+    };
     assert_eq!(
         machine.packet(&error, 2 * MS),
         Output::End(End::Aborted {
@@ -173,12 +198,18 @@ fn an_error_from_the_client_ends_the_transfer() {
 #[test]
 fn a_closed_port_is_an_abort_unless_only_the_last_ack_is_missing() {
     let (mut machine, _) = Machine::new(&terms(1, false), 2, MS);
-    let aborted = Output::End(End::Aborted { code: None, message: String::new() });
+    let aborted = Output::End(End::Aborted {
+        code: None,
+        message: String::new(),
+    });
     assert_eq!(machine.clone().unreachable(), aborted);
     ack(&mut machine, 1, 2 * MS);
     assert_eq!(machine.clone().unreachable(), aborted);
     machine.timeout(machine.deadline());
-    assert_eq!(machine.unreachable(), Output::End(End::Finished { confirmed: false }));
+    assert_eq!(
+        machine.unreachable(),
+        Output::End(End::Finished { confirmed: false })
+    );
 }
 
 /// Something that happens to a machine.

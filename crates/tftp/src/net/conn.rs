@@ -76,7 +76,14 @@ impl Conn {
         let terms = Terms::agree(&job.options, size, &limits);
         let blocks = terms.blocks(size);
         let (machine, first) = Machine::new(&terms, blocks, now);
-        let stage = Stage::new(content, job.mode, size, terms.blksize, terms.windowsize, blocks);
+        let stage = Stage::new(
+            content,
+            job.mode,
+            size,
+            terms.blksize,
+            terms.windowsize,
+            blocks,
+        );
         let segment = u16::try_from(stage.packet_len()).ok();
         let offload = terms.windowsize > 1
             && segment.is_some_and(|size| sys::set_segment_size(&socket, size).is_ok());
@@ -92,8 +99,11 @@ impl Conn {
             received: job.received,
             alarm: None,
         };
-        let started =
-            Event::Started { size, blksize: terms.blksize, windowsize: terms.windowsize };
+        let started = Event::Started {
+            size,
+            blksize: terms.blksize,
+            windowsize: terms.windowsize,
+        };
         let ended = conn.perform(first, now);
         Ok((conn, started, ended))
     }
@@ -128,10 +138,12 @@ impl Conn {
         // An ACK has four bytes. What an ERROR has to say beyond this buffer is cut off.
         let mut buffer = [0; 256];
         match rustix::net::recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
-            Ok((len, _)) => Some(match Packet::decode(buffer.get(..len).unwrap_or_default()) {
-                Ok(packet) => self.machine.packet(&packet, now),
-                Err(_) => Output::Wait,
-            }),
+            Ok((len, _)) => Some(
+                match Packet::decode(buffer.get(..len).unwrap_or_default()) {
+                    Ok(packet) => self.machine.packet(&packet, now),
+                    Err(_) => Output::Wait,
+                },
+            ),
             Err(Errno::AGAIN) => None,
             Err(Errno::CONNREFUSED) => Some(self.machine.unreachable()),
             // A signal, or a network that is away for the moment.
@@ -153,13 +165,20 @@ impl Conn {
 
     /// The event of a transfer that the server itself ends.
     pub(super) fn failed(&self, reason: impl Into<String>) -> Event {
-        Event::Failed { reason: reason.into(), bytes: self.acknowledged() }
+        Event::Failed {
+            reason: reason.into(),
+            bytes: self.acknowledged(),
+        }
     }
 
     /// The event of a transfer whose client has asked for something else meanwhile.
     pub(super) fn superseded(&self) -> Event {
         let message = "the client made another request from the same port".to_owned();
-        Event::Aborted { code: None, message, bytes: self.acknowledged() }
+        Event::Aborted {
+            code: None,
+            message,
+            bytes: self.acknowledged(),
+        }
     }
 
     fn acknowledged(&self) -> u64 {
@@ -192,9 +211,11 @@ impl Conn {
                 retransmitted: self.machine.retransmitted(),
                 confirmed,
             },
-            End::Aborted { code, message } => {
-                Event::Aborted { code, message, bytes: self.acknowledged() }
-            }
+            End::Aborted { code, message } => Event::Aborted {
+                code,
+                message,
+                bytes: self.acknowledged(),
+            },
             End::Silent => self.failed(format!(
                 "the client did not answer for {} s",
                 crate::machine::GIVE_UP.as_secs()
@@ -204,7 +225,13 @@ impl Conn {
 
     fn unreadable(&self, error: &io::Error) -> Event {
         let message = b"the server cannot read the file";
-        self.send(&Packet::Error { code: ErrorCode::NOT_DEFINED, message }.to_bytes());
+        self.send(
+            &Packet::Error {
+                code: ErrorCode::NOT_DEFINED,
+                message,
+            }
+            .to_bytes(),
+        );
         self.failed(format!("reading the content: {error}"))
     }
 
@@ -247,7 +274,10 @@ impl AsFd for Conn {
 /// Answers a request with an ERROR, from a port of its own as any answer. It may be lost: then the
 /// client asks again.
 pub(super) fn refuse(route: &Route, code: ErrorCode, message: &str) {
-    let packet = Packet::Error { code, message: message.as_bytes() };
+    let packet = Packet::Error {
+        code,
+        message: message.as_bytes(),
+    };
     let sent = route.connect().and_then(|socket| {
         let bytes = packet.to_bytes();
         rustix::net::send(&socket, &bytes, SendFlags::DONTWAIT).map_err(io::Error::from)

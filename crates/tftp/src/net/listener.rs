@@ -35,13 +35,19 @@ impl Listener {
         let interface = listen.interface.as_deref();
         let failed = |source| Error::bind(listen.address, interface, source);
         let socket = udp(interface).map_err(failed)?;
-        socket.bind(&SockAddr::from(listen.address)).map_err(failed)?;
+        socket
+            .bind(&SockAddr::from(listen.address))
+            .map_err(failed)?;
         sys::set_packet_info(&socket).map_err(failed)?;
         // A smaller buffer than wished for still works.
         let _ = socket.set_recv_buffer_size(RECEIVE_BUFFER);
         let address = socket.local_addr().map_err(failed)?;
         let address = address.as_socket_ipv4().unwrap_or(listen.address);
-        Ok(Self { socket, address, interface: interface.map(Arc::from) })
+        Ok(Self {
+            socket,
+            address,
+            interface: interface.map(Arc::from),
+        })
     }
 
     pub(super) fn local_addr(&self) -> SocketAddrV4 {
@@ -67,8 +73,11 @@ impl Listener {
                 continue;
             }
             let local = datagram.local.unwrap_or(*self.address.ip());
-            let route =
-                Route { peer: datagram.peer, local, interface: self.interface.clone() };
+            let route = Route {
+                peer: datagram.peer,
+                local,
+                interface: self.interface.clone(),
+            };
             return Some((buffer.get(..datagram.len).unwrap_or_default(), route));
         }
     }

@@ -90,7 +90,11 @@ impl Openers {
         let (jobs, todo) = mpsc::sync_channel(queue);
         let (done, opened) = mpsc::channel();
         let todo = Arc::new(Mutex::new(todo));
-        let mut openers = Self { jobs: Some(jobs), opened, threads: Vec::new() };
+        let mut openers = Self {
+            jobs: Some(jobs),
+            opened,
+            threads: Vec::new(),
+        };
         for index in 0..count.max(1) {
             let (todo, done) = (Arc::clone(&todo), done.clone());
             let (source, waker) = (Arc::clone(source), waker.clone());
@@ -106,7 +110,9 @@ impl Openers {
 
     /// Queues a job; gives false when the queue is full.
     pub(super) fn submit(&self, job: Job) -> bool {
-        self.jobs.as_ref().is_some_and(|jobs| jobs.try_send(job).is_ok())
+        self.jobs
+            .as_ref()
+            .is_some_and(|jobs| jobs.try_send(job).is_ok())
     }
 
     /// Takes one that is done.
@@ -144,7 +150,9 @@ fn work(
         };
         let result = panic::catch_unwind(AssertUnwindSafe(|| open(source, &request, job.mode)))
             .unwrap_or_else(|_| {
-                Err(OpenError::Failed("a bug: the source of boot files panicked, see the log".into()))
+                Err(OpenError::Failed(
+                    "a bug: the source of boot files panicked, see the log".into(),
+                ))
             });
         if done.send(Opened { job, result }).is_err() {
             return;
@@ -156,7 +164,9 @@ fn work(
 fn open(source: &dyn Source, request: &Request, mode: Mode) -> Result<(Content, u64), OpenError> {
     let content = source.open(request)?;
     if mode == Mode::Netascii && content.len() > MAX_NETASCII {
-        return Err(OpenError::Denied("it is too large for netascii, ask for octet".into()));
+        return Err(OpenError::Denied(
+            "it is too large for netascii, ask for octet".into(),
+        ));
     }
     let size = stage::size(&content, mode)
         .map_err(|error| OpenError::Failed(format!("reading {}: {error}", request.path)))?;

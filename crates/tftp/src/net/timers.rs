@@ -27,7 +27,11 @@ impl Timers {
 
     /// Makes sure that the owner of `alarm` is woken at `deadline` or before.
     pub(super) fn move_to(&mut self, alarm: Alarm, token: u64, deadline: Duration) -> Alarm {
-        if deadline < alarm.0 { self.set(token, deadline) } else { alarm }
+        if deadline < alarm.0 {
+            self.set(token, deadline)
+        } else {
+            alarm
+        }
     }
 
     /// The earliest entry.
@@ -53,7 +57,8 @@ impl Timers {
 
     /// Drops the entries that nobody waits for.
     pub(super) fn retain(&mut self, wanted: impl Fn(u64, Alarm) -> bool) {
-        self.heap.retain(|Reverse((time, token))| wanted(*token, Alarm(*time)));
+        self.heap
+            .retain(|Reverse((time, token))| wanted(*token, Alarm(*time)));
     }
 }
 

@@ -111,7 +111,9 @@ impl Conns {
 
     fn drain(&mut self) -> impl Iterator<Item = Conn> {
         self.free.clear();
-        std::mem::take(&mut self.slots).into_iter().filter_map(|slot| slot.1)
+        std::mem::take(&mut self.slots)
+            .into_iter()
+            .filter_map(|slot| slot.1)
     }
 }
 
@@ -128,14 +130,18 @@ impl Worker {
         let watch = |errno: Errno| watch(errno.into());
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(watch)?;
         let add = |fd: std::os::fd::BorrowedFd<'_>, token| {
-            epoll::add(&epoll, fd, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
+            epoll::add(
+                &epoll,
+                fd,
+                epoll::EventData::new_u64(token),
+                epoll::EventFlags::IN,
+            )
         };
         add(std::os::fd::AsFd::as_fd(&waker), WAKER).map_err(watch)?;
         for (listener, token) in listeners.iter().zip(WAKER + 1..) {
             add(std::os::fd::AsFd::as_fd(listener), token).map_err(watch)?;
         }
-        let openers =
-            Openers::start(config.openers, config.max_transfers.max(1), &source, &waker)?;
+        let openers = Openers::start(config.openers, config.max_transfers.max(1), &source, &waker)?;
         Ok(Self {
             config,
             epoll,
@@ -170,7 +176,8 @@ impl Worker {
             }
         }
         for conn in self.conns.drain() {
-            self.observer.event(&conn.transfer, &conn.failed("the server was stopped"));
+            self.observer
+                .event(&conn.transfer, &conn.failed("the server was stopped"));
         }
         Ok(())
     }
@@ -189,16 +196,12 @@ impl Worker {
             self.poll(events, due.map(|due| due.saturating_sub(began)))?;
         }
         let now = self.now();
-        self.spin = now.saturating_sub(began) < SPIN
-            && (1..=SPIN_TRANSFERS).contains(&self.conns.len());
+        self.spin =
+            now.saturating_sub(began) < SPIN && (1..=SPIN_TRANSFERS).contains(&self.conns.len());
         Ok(now)
     }
 
-    fn poll(
-        &self,
-        events: &mut Vec<epoll::Event>,
-        timeout: Option<Duration>,
-    ) -> Result<(), Error> {
+    fn poll(&self, events: &mut Vec<epoll::Event>, timeout: Option<Duration>) -> Result<(), Error> {
         let timeout = timeout.map(timespec);
         match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
@@ -230,7 +233,10 @@ impl Worker {
 
     fn expire(&mut self, now: Duration) {
         while let Some((token, alarm)) = self.timers.pop(now) {
-            let Some(conn) = self.conns.get_mut(token).filter(|conn| conn.alarm == Some(alarm))
+            let Some(conn) = self
+                .conns
+                .get_mut(token)
+                .filter(|conn| conn.alarm == Some(alarm))
             else {
                 continue;
             };
@@ -263,7 +269,11 @@ impl Worker {
         let Some(conn) = self.conns.remove(token) else {
             return;
         };
-        if self.by_route.get(&conn.route).is_some_and(|waiting| waiting.token == Some(token)) {
+        if self
+            .by_route
+            .get(&conn.route)
+            .is_some_and(|waiting| waiting.token == Some(token))
+        {
             self.by_route.remove(&conn.route);
         }
         self.observer.event(&conn.transfer, event);
@@ -272,7 +282,9 @@ impl Worker {
     fn requests_at(&mut self, index: u64, now: Duration) {
         let mut buffer = [0; REQUEST_BUFFER];
         for _ in 0..REQUESTS_AT_A_TIME {
-            let listener = usize::try_from(index).ok().and_then(|index| self.listeners.get(index));
+            let listener = usize::try_from(index)
+                .ok()
+                .and_then(|index| self.listeners.get(index));
             let Some((datagram, route)) = listener.and_then(|l| l.receive(&mut buffer)) else {
                 return;
             };
@@ -289,7 +301,11 @@ impl Worker {
             }
             Ok(Packet::WriteRequest(request)) => {
                 let transfer = self.transfer(&request, &route);
-                conn::refuse(&route, ErrorCode::ACCESS_VIOLATION, "this server is read-only");
+                conn::refuse(
+                    &route,
+                    ErrorCode::ACCESS_VIOLATION,
+                    "this server is read-only",
+                );
                 let reason = "it asked to write, and this server is read-only".to_owned();
                 self.observer.event(&transfer, &Event::Refused { reason });
             }
@@ -306,7 +322,12 @@ impl Worker {
         self.requests += 1;
         let path = normalise(request.filename)
             .unwrap_or_else(|| String::from_utf8_lossy(request.filename).into_owned());
-        Transfer { id: self.requests, peer: route.peer, local: route.local, path }
+        Transfer {
+            id: self.requests,
+            peer: route.peer,
+            local: route.local,
+            path,
+        }
     }
 
     fn read_request(
@@ -325,7 +346,11 @@ impl Worker {
         }
         let transfer = self.transfer(request, &route);
         if normalise(request.filename).is_none() {
-            conn::refuse(&route, ErrorCode::ACCESS_VIOLATION, "this file name is not allowed");
+            conn::refuse(
+                &route,
+                ErrorCode::ACCESS_VIOLATION,
+                "this file name is not allowed",
+            );
             let reason = "the file name leads out of the boot files or is no name".to_owned();
             self.observer.event(&transfer, &Event::Refused { reason });
             return;
@@ -341,7 +366,13 @@ impl Worker {
         };
         if self.openers.submit(job) {
             self.opening += 1;
-            self.by_route.insert(route, Waiting { fingerprint, token: None });
+            self.by_route.insert(
+                route,
+                Waiting {
+                    fingerprint,
+                    token: None,
+                },
+            );
         }
     }
 
@@ -374,7 +405,10 @@ impl Worker {
     }
 
     fn complain(&mut self, now: Duration) {
-        if self.complained.is_none_or(|then| now.saturating_sub(then) >= COMPLAIN_EVERY) {
+        if self
+            .complained
+            .is_none_or(|then| now.saturating_sub(then) >= COMPLAIN_EVERY)
+        {
             self.complained = Some(now);
             tracing::warn!(
                 transfers = self.config.max_transfers,
@@ -391,7 +425,11 @@ impl Worker {
             waiting.is_some_and(|w| w.token.is_none() && w.fingerprint == job.fingerprint);
         if !current {
             let message = "the client made another request from the same port".to_owned();
-            let event = Event::Aborted { code: None, message, bytes: 0 };
+            let event = Event::Aborted {
+                code: None,
+                message,
+                bytes: 0,
+            };
             self.observer.event(&job.transfer, &event);
             return;
         }
@@ -408,7 +446,8 @@ impl Worker {
             Err((job, error)) => {
                 self.by_route.remove(&job.route);
                 let reason = format!("making a socket for the transfer: {error}");
-                self.observer.event(&job.transfer, &Event::Failed { reason, bytes: 0 });
+                self.observer
+                    .event(&job.transfer, &Event::Failed { reason, bytes: 0 });
             }
         }
     }
@@ -417,7 +456,13 @@ impl Worker {
         self.observer.event(&conn.transfer, started);
         let (route, fingerprint) = (conn.route.clone(), conn.fingerprint);
         let token = self.conns.insert(conn);
-        self.by_route.insert(route, Waiting { fingerprint, token: Some(token) });
+        self.by_route.insert(
+            route,
+            Waiting {
+                fingerprint,
+                token: Some(token),
+            },
+        );
         let ended = ended.or_else(|| {
             let conn = self.conns.get(token)?;
             let data = epoll::EventData::new_u64(token);
@@ -430,12 +475,16 @@ impl Worker {
 
     fn not_opened(&self, job: &Job, error: OpenError) {
         let (code, message, event) = match error {
-            OpenError::NotFound => {
-                (ErrorCode::FILE_NOT_FOUND, "there is no such file".to_owned(), Event::NotFound)
-            }
-            OpenError::Denied(reason) => {
-                (ErrorCode::ACCESS_VIOLATION, reason.clone(), Event::Refused { reason })
-            }
+            OpenError::NotFound => (
+                ErrorCode::FILE_NOT_FOUND,
+                "there is no such file".to_owned(),
+                Event::NotFound,
+            ),
+            OpenError::Denied(reason) => (
+                ErrorCode::ACCESS_VIOLATION,
+                reason.clone(),
+                Event::Refused { reason },
+            ),
             OpenError::Failed(reason) => (
                 ErrorCode::NOT_DEFINED,
                 "the server cannot read the file".to_owned(),

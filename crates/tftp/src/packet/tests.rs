@@ -17,7 +17,12 @@ fn the_request_of_a_bios_rom_reads_as_what_it_means() {
     assert_eq!(request.mode, Mode::Octet);
     assert_eq!(
         request.options,
-        Options { blksize: Some(1456), tsize: Some(0), timeout: None, windowsize: None }
+        Options {
+            blksize: Some(1456),
+            tsize: Some(0),
+            timeout: None,
+            windowsize: None
+        }
     );
 }
 
@@ -44,7 +49,11 @@ fn options_that_cannot_be_met_are_left_out() {
         b"\0\x01f\0octet\0",
         b"\0\x01f\0octet",
     ] {
-        assert!(read_request(bytes).options.is_empty(), "{}", bytes.escape_ascii());
+        assert!(
+            read_request(bytes).options.is_empty(),
+            "{}",
+            bytes.escape_ascii()
+        );
     }
 }
 
@@ -83,28 +92,53 @@ fn what_is_no_packet_says_why() {
         (b"\0\x01f\0mail\0", DecodeError::Mode),
         (b"\0\x02f\0\0", DecodeError::Mode),
     ] {
-        assert_eq!(Packet::decode(bytes), Err(error), "{}", bytes.escape_ascii());
+        assert_eq!(
+            Packet::decode(bytes),
+            Err(error),
+            "{}",
+            bytes.escape_ascii()
+        );
     }
 }
 
 #[test]
 fn the_bytes_of_each_packet_are_those_of_the_rfcs() {
-    let options =
-        Options { blksize: Some(1468), tsize: Some(70000), timeout: Some(3), windowsize: Some(4) };
+    let options = Options {
+        blksize: Some(1468),
+        tsize: Some(70000),
+        timeout: Some(3),
+        windowsize: Some(4),
+    };
     for (packet, bytes) in [
         (
-            Packet::ReadRequest(Request { filename: b"a", mode: Mode::Netascii, options }),
+            Packet::ReadRequest(Request {
+                filename: b"a",
+                mode: Mode::Netascii,
+                options,
+            }),
             &b"\0\x01a\0netascii\0blksize\x001468\0tsize\x0070000\0timeout\x003\0windowsize\x004\0"
                 [..],
         ),
-        (Packet::Data { block: 0x1234, data: b"xyz" }, b"\0\x03\x12\x34xyz"),
+        (
+            Packet::Data {
+                block: 0x1234,
+                data: b"xyz",
+            },
+            b"\0\x03\x12\x34xyz",
+        ),
         (Packet::Ack { block: 0xfffe }, b"\0\x04\xff\xfe"),
         (
-            Packet::Error { code: ErrorCode::FILE_NOT_FOUND, message: b"no such file" },
+            Packet::Error {
+                code: ErrorCode::FILE_NOT_FOUND,
+                message: b"no such file",
+            },
             b"\0\x05\0\x01no such file\0",
         ),
         (
-            Packet::OptionAck(Options { tsize: Some(0), ..Options::default() }),
+            Packet::OptionAck(Options {
+                tsize: Some(0),
+                ..Options::default()
+            }),
             b"\0\x06tsize\x000\0",
         ),
     ] {

@@ -61,7 +61,10 @@ pub(super) fn length(content: &Content) -> io::Result<u64> {
             return Err(super::shorter());
         }
         offset += chunk.len() as u64;
-        let doubled = chunk.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count();
+        let doubled = chunk
+            .iter()
+            .filter(|byte| matches!(byte, b'\n' | b'\r'))
+            .count();
         length += (chunk.len() + doubled) as u64;
     }
     Ok(length)

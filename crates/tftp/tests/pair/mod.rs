@@ -86,10 +86,15 @@ impl Pair {
         let copies = 1 + u32::from(self.chance(self.knobs.repeat));
         for _ in 0..copies {
             let jitter = self.knobs.jitter.as_nanos() as u64;
-            let extra = if jitter == 0 { 0 } else { self.random() % jitter };
+            let extra = if jitter == 0 {
+                0
+            } else {
+                self.random() % jitter
+            };
             let arrival = self.now + self.knobs.latency + Duration::from_nanos(extra);
             self.sequence += 1;
-            self.air.push(Reverse((arrival, self.sequence, to, bytes.clone())));
+            self.air
+                .push(Reverse((arrival, self.sequence, to, bytes.clone())));
         }
     }
 
@@ -118,14 +123,21 @@ impl Pair {
             }
             // The earliest of: an arrival, the server's deadline, the client's.
             let arrival = self.air.peek().map(|Reverse((time, ..))| *time);
-            let server_due =
-                server.as_ref().filter(|_| !server_over).map(|(machine, _)| machine.deadline());
+            let server_due = server
+                .as_ref()
+                .filter(|_| !server_over)
+                .map(|(machine, _)| machine.deadline());
             let client_due = (!client.done()).then(|| client.deadline());
-            let next = [arrival, server_due, client_due].into_iter().flatten().min();
+            let next = [arrival, server_due, client_due]
+                .into_iter()
+                .flatten()
+                .min();
             let Some(next) = next else { break };
             self.now = self.now.max(next);
             if arrival == Some(next) {
-                let Some(Reverse((_, _, to, bytes))) = self.air.pop() else { break };
+                let Some(Reverse((_, _, to, bytes))) = self.air.pop() else {
+                    break;
+                };
                 match to {
                     To::Server if server_over => {}
                     To::Server => self.at_server(&mut server, &bytes, &content),
@@ -155,11 +167,19 @@ impl Pair {
                 }
             } else {
                 self.report.client_timeouts += 1;
-                assert!(client.expired(self.now, &mut reply), "the client gave up: {:?}", self.report);
+                assert!(
+                    client.expired(self.now, &mut reply),
+                    "the client gave up: {:?}",
+                    self.report
+                );
                 self.send(To::Server, reply.clone());
             }
         }
-        assert!(got == content, "{} bytes arrived of {size}, or other ones", got.len());
+        assert!(
+            got == content,
+            "{} bytes arrived of {size}, or other ones",
+            got.len()
+        );
         self.report.retransmitted = server.map_or(0, |(machine, _)| machine.retransmitted());
         self.report
     }
@@ -168,7 +188,11 @@ impl Pair {
         let packet = Packet::decode(bytes).unwrap();
         match (&packet, server) {
             (Packet::ReadRequest(request), server @ None) => {
-                let limits = Limits { blksize: 1468, windowsize: 64, window_bytes: 128 * 1024 };
+                let limits = Limits {
+                    blksize: 1468,
+                    windowsize: 64,
+                    window_bytes: 128 * 1024,
+                };
                 let size = content.len() as u64;
                 let terms = Terms::agree(&request.options, size, &limits);
                 let (machine, output) = Machine::new(&terms, terms.blocks(size), self.now);
@@ -199,7 +223,14 @@ impl Pair {
                     let end = content.len().min(start + usize::from(terms.blksize));
                     let data = &content[start..end];
                     self.report.data_sent += 1;
-                    self.send(To::Client, Packet::Data { block: block as u16, data }.to_bytes());
+                    self.send(
+                        To::Client,
+                        Packet::Data {
+                            block: block as u16,
+                            data,
+                        }
+                        .to_bytes(),
+                    );
                 }
             }
             Output::End(end) => self.report.server_end = Some(end),

@@ -32,7 +32,11 @@ impl Journal {
             entries.taken == entries.all.len()
         });
         let (mut entries, timeout) = wait.unwrap();
-        assert!(!timeout.timed_out(), "no further event; so far: {:?}", entries.all);
+        assert!(
+            !timeout.timed_out(),
+            "no further event; so far: {:?}",
+            entries.all
+        );
         entries.taken += 1;
         entries.all[entries.taken - 1].clone()
     }
@@ -45,7 +49,11 @@ impl Journal {
 impl Observer for Journal {
     fn event(&self, transfer: &Transfer, event: &Event) {
         let (entries, news) = &*self.0;
-        entries.lock().unwrap().all.push((transfer.clone(), event.clone()));
+        entries
+            .lock()
+            .unwrap()
+            .all
+            .push((transfer.clone(), event.clone()));
         news.notify_all();
     }
 }
@@ -75,7 +83,11 @@ impl Site {
         let source = DirSource::new(dir.path()).unwrap();
         let journal = Journal::default();
         let server = Server::start(config, Arc::new(source), Arc::new(journal.clone())).unwrap();
-        Self { dir, server, journal }
+        Self {
+            dir,
+            server,
+            journal,
+        }
     }
 
     pub(crate) fn address(&self) -> SocketAddrV4 {

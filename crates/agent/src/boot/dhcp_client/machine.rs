@@ -217,7 +217,8 @@ impl Client {
         options.push((option::MAX_SIZE, MAX_SIZE.to_be_bytes().to_vec()));
         options.push((option::PARAMETERS, PARAMETERS.to_vec()));
         if let Some(uuid) = self.identity.uuid {
-            options.push((option::UUID, [&[0], uuid.as_bytes().as_slice()].concat()));
+            // In the order of SMBIOS, as the machine's firmware sends it.
+            options.push((option::UUID, [&[0], uuid.to_bytes_le().as_slice()].concat()));
         }
         Request {
             xid: self.xid,

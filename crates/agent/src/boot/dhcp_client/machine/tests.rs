@@ -69,7 +69,7 @@ fn an_address_is_found_asked_for_and_bound() {
         option_of(discover, 61).unwrap(),
         [1, 0x52, 0x54, 0, 0, 0, 1]
     );
-    assert_eq!(option_of(discover, 97).unwrap()[..4], [0, 0x66, 0xff, 0xad]);
+    assert_eq!(option_of(discover, 97).unwrap()[..4], [0, 0x1e, 0xad, 0xff]);
     assert_eq!(discover[10], 0x80, "the answer must be broadcast");
 
     let out = client.receive(&offer(&client, OFFER, ADDRESS), secs(1));

@@ -1,0 +1,155 @@
+//! Every decoder that reads what somebody else wrote, as a function over bytes.
+//!
+//! `fuzz/` hands these to libFuzzer, one target each; `tests/corpus.rs` replays what was kept of
+//! its findings, and random bytes, on the ordinary toolchain. A function here must return for any
+//! input, quickly and without much memory; where a decoder has an inverse, it also checks that what
+//! was read is written and read back the same.
+
+use bugler_boot::ClientFacts;
+use bugler_model::MacAddr;
+use std::net::Ipv6Addr;
+
+/// A decoder to be fuzzed.
+#[derive(Clone, Copy, Debug)]
+pub struct Target {
+    /// Its name: of the fuzz target and of its folder in `fuzz/corpus/`.
+    pub name: &'static str,
+    /// The decoder.
+    pub run: fn(&[u8]),
+}
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    Target {
+        name: "dhcp_packet",
+        run: dhcp_packet,
+    },
+    Target {
+        name: "tftp_packet",
+        run: tftp_packet,
+    },
+    Target {
+        name: "ndp_message",
+        run: ndp_message,
+    },
+    Target {
+        name: "boot_path",
+        run: boot_path,
+    },
+    Target {
+        name: "manifest",
+        run: manifest,
+    },
+    Target {
+        name: "module_index",
+        run: module_index,
+    },
+    Target {
+        name: "agent_dhcp",
+        run: bugler_agent::boot::dhcp_client::fuzz,
+    },
+    Target {
+        name: "agent_cmdline",
+        run: agent_cmdline,
+    },
+    Target {
+        name: "chunk_stream",
+        run: chunk_stream,
+    },
+    Target {
+        name: "gpt",
+        run: gpt,
+    },
+    Target {
+        name: "device_form",
+        run: device_form,
+    },
+];
+
+/// Runs the target of this name.
+///
+/// # Panics
+/// Where there is none, and where the decoder has a defect.
+pub fn run(name: &str, bytes: &[u8]) {
+    let target = TARGETS.iter().find(|target| target.name == name);
+    (target.expect("a fuzz target of this name").run)(bytes);
+}
+
+fn dhcp_packet(bytes: &[u8]) {
+    let Ok(packet) = bugler_dhcp::Packet::decode(bytes) else {
+        return;
+    };
+    if let Some(mac) = packet.mac() {
+        let facts = ClientFacts::from_options(mac, |code| packet.options.get(code));
+        assert!(facts.describe().len() < 400);
+        let _ = bugler_boot::plan(&facts, None);
+    }
+}
+
+fn tftp_packet(bytes: &[u8]) {
+    let _ = bugler_tftp::packet::Packet::decode(bytes);
+}
+
+fn ndp_message(bytes: &[u8]) {
+    let Some((address, message)) = bytes.split_first_chunk::<16>() else {
+        return;
+    };
+    let _ = bugler_ndp::Solicitation::decode(message, Ipv6Addr::from(*address));
+}
+
+fn boot_path(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let _ = bugler_boot::parse_path(&text);
+    let _ = text.parse::<MacAddr>();
+}
+
+fn manifest(bytes: &[u8]) {
+    if let Ok(manifest) = bugler_protocol::manifest::Manifest::decode(bytes) {
+        assert_eq!(manifest.encode(), bytes, "a manifest has one spelling");
+    }
+}
+
+fn module_index(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let (dep, alias) = text.split_once('\u{1}').unwrap_or((&text, ""));
+    let texts = bugler_kmod::Texts {
+        dep,
+        alias,
+        softdep: alias,
+        builtin: dep,
+    };
+    let modules = bugler_kmod::Modules::from_text(std::path::Path::new("/m"), &texts);
+    let names = modules.resolve_alias("virtio:d00000001v00001AF4");
+    let _ = modules.order(&names);
+    let _ = bugler_kmod::matches(dep, alias);
+}
+
+fn agent_cmdline(bytes: &[u8]) {
+    let _ = bugler_agent::cmdline::Cmdline::parse(&String::from_utf8_lossy(bytes));
+}
+
+fn chunk_stream(bytes: &[u8]) {
+    use bugler_agent::deploy::{Frame, Unpacker, read_frame};
+    let mut stream = bytes;
+    let mut frame = Vec::new();
+    let mut content = vec![0; 4096];
+    let hash = bugler_protocol::manifest::ChunkHash([0; 32]);
+    while matches!(read_frame(&mut stream, &mut frame), Ok(Frame::Chunk)) {
+        let unpacked = Unpacker::default().unpack(&frame, &mut content, &hash);
+        assert!(unpacked.is_err(), "nothing has this hash");
+    }
+}
+
+fn gpt(bytes: &[u8]) {
+    let Some((head, disk)) = bytes.split_first_chunk::<9>() else {
+        return;
+    };
+    let [kind, size @ ..] = *head;
+    bugler_agent::deploy::fuzz_gpt(disk, kind.into(), u64::from_le_bytes(size));
+}
+
+fn device_form(bytes: &[u8]) {
+    if let Ok(fields) = bugler_api::Fields::parse(bytes) {
+        let _ = (fields.mac(), fields.ip(), fields.succeeded());
+    }
+}

@@ -1,0 +1,3 @@
+//! Benchmarks, each beside its peers in the same run.
+
+pub mod tftp;
