@@ -10,6 +10,7 @@ CARGO ?= cargo
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 AGENT_TARGET := x86_64-unknown-linux-gnu
 TOOLS := $(TARGET_DIR)/tools
+CARGO_DENY := $(or $(shell command -v cargo-deny),$(TOOLS)/bin/cargo-deny)
 
 # `make demo --keep` reaches make as its own option --keep-going.
 ifneq (,$(findstring k,$(filter-out --%,$(firstword -$(MAKEFLAGS)))))
@@ -35,10 +36,11 @@ build:
 setup:
 	scripts/setup
 
-lint: $(TOOLS)/bin/cargo-deny
+# Advisories need a database from the network; licences, bans and sources are decided by Cargo.lock.
+lint: $(CARGO_DENY)
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- --deny warnings
-	$(TOOLS)/bin/cargo-deny --locked check --hide-inclusion-graph
+	$(CARGO_DENY) --locked check --hide-inclusion-graph bans licenses sources
 	scripts/check-invariants
 
 $(TOOLS)/bin/cargo-deny:

@@ -269,7 +269,7 @@ impl Case {
 /// An option's value as a person reads it.
 fn shown(code: u8, value: &[u8]) -> String {
     match (code, value) {
-        (1 | 3 | 6 | 28 | 42 | 54, _) if value.len() % 4 == 0 => {
+        (1 | 3 | 6 | 28 | 42 | 54, _) if value.len().is_multiple_of(4) => {
             let address =
                 |octets: &[u8]| Ipv4Addr::from(*octets.first_chunk::<4>().unwrap()).to_string();
             value.chunks(4).map(address).collect::<Vec<_>>().join(" ")

@@ -49,7 +49,11 @@ impl Accelerator {
             _ => {}
         }
         let dir = tempfile::tempdir().context("cannot make a temporary folder")?;
-        let found = if works(&dir.path().join("probe.log")) { Self::Kvm } else { Self::Tcg };
+        let found = if works(&dir.path().join("probe.log")) {
+            Self::Kvm
+        } else {
+            Self::Tcg
+        };
         let name = if found == Self::Kvm { "kvm" } else { "tcg" };
         fs::write(&answer, name).with_context(|| format!("cannot write {}", answer.display()))?;
         Ok(found)
@@ -72,8 +76,21 @@ fn works(log: &Path) -> bool {
     let mut command = Command::new("qemu-system-x86_64");
     command
         .args(Accelerator::Kvm.arguments())
-        .args(["-M", "q35", "-m", "128", "-nographic", "-nodefaults", "-no-reboot"])
-        .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
+        .args([
+            "-M",
+            "q35",
+            "-m",
+            "128",
+            "-nographic",
+            "-nodefaults",
+            "-no-reboot",
+        ])
+        .args([
+            "-chardev",
+            "stdio,id=console,signal=off",
+            "-serial",
+            "chardev:console",
+        ])
         .args(["-nic", "user,model=virtio-net-pci"]);
     Process::start("a trial machine with KVM", command, log)
         .and_then(|machine| machine.wait_for("Features: ", PROBE))

@@ -27,7 +27,10 @@ impl<'h> Api<'h> {
     /// A client that runs on `host` and asks `server`, such as `127.0.0.1:8481`.
     #[must_use]
     pub fn new(host: &'h Host, server: &str) -> Self {
-        Self { host, base: format!("http://{server}/api/v1") }
+        Self {
+            host,
+            base: format!("http://{server}/api/v1"),
+        }
     }
 
     /// `GET /api/v1/<path>`.
@@ -60,7 +63,10 @@ impl<'h> Api<'h> {
     pub fn put_file<T: DeserializeOwned + Send>(&self, path: &str, file: &Path) -> Result<T> {
         let file = File::open(file).with_context(|| format!("cannot open {}", file.display()))?;
         self.ask("PUT", path, |agent, url| {
-            agent.put(url).header("content-type", "application/octet-stream").send(&file)
+            agent
+                .put(url)
+                .header("content-type", "application/octet-stream")
+                .send(&file)
         })
     }
 
@@ -68,10 +74,7 @@ impl<'h> Api<'h> {
         &self,
         method: &str,
         path: &str,
-        request: impl FnOnce(
-            &Agent,
-            &str,
-        ) -> Result<ureq::http::Response<ureq::Body>, ureq::Error>
+        request: impl FnOnce(&Agent, &str) -> Result<ureq::http::Response<ureq::Body>, ureq::Error>
         + Send,
     ) -> Result<T> {
         let url = format!("{}/{path}", self.base);
@@ -82,7 +85,11 @@ impl<'h> Api<'h> {
                 .build()
                 .into();
             let mut response = request(&agent, &url)?;
-            let body = response.body_mut().with_config().limit(64 << 20).read_to_string()?;
+            let body = response
+                .body_mut()
+                .with_config()
+                .limit(64 << 20)
+                .read_to_string()?;
             Ok::<_, ureq::Error>((response.status(), body))
         })?;
         let (status, body) = answer.with_context(|| format!("no answer to {method} {url}"))?;
@@ -102,7 +109,9 @@ impl<'h> Api<'h> {
     /// As [`Api::get`].
     pub fn device(&self, mac: MacAddr) -> Result<Option<Device>> {
         let devices: Vec<Device> = self.get("devices")?;
-        Ok(devices.into_iter().find(|device| device.macs.contains(&mac)))
+        Ok(devices
+            .into_iter()
+            .find(|device| device.macs.contains(&mac)))
     }
 
     /// Asks `state` again and again until it has an answer.

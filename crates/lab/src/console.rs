@@ -61,11 +61,7 @@ impl Transcript {
     /// # Errors
     ///
     /// When the file cannot be made.
-    pub fn record(
-        what: &str,
-        path: &Path,
-        source: impl Read + Send + 'static,
-    ) -> Result<Self> {
+    pub fn record(what: &str, path: &Path, source: impl Read + Send + 'static) -> Result<Self> {
         let file = File::create(path)
             .with_context(|| format!("cannot make {} for {what}", path.display()))?;
         let shared = Arc::new(Shared {
@@ -106,12 +102,20 @@ impl Transcript {
             }
             let left = limit.saturating_sub(asked.elapsed());
             if state.closed || left.is_zero() {
-                let why = if state.closed { "it ended" } else { "nothing of that came" };
+                let why = if state.closed {
+                    "it ended"
+                } else {
+                    "nothing of that came"
+                };
                 bail!(
                     "waited {:.1} s of {} s for {} on {}: {why}. All of it is in {}; the last lines:\n{}",
                     asked.elapsed().as_secs_f64(),
                     limit.as_secs(),
-                    patterns.iter().map(|p| format!("{p:?}")).collect::<Vec<_>>().join(" or "),
+                    patterns
+                        .iter()
+                        .map(|p| format!("{p:?}"))
+                        .collect::<Vec<_>>()
+                        .join(" or "),
                     self.shared.what,
                     self.shared.path.display(),
                     state.tail()
@@ -136,7 +140,11 @@ impl Transcript {
             begin += line.len();
             if line.contains(pattern) {
                 let at = state.time_of(state.dropped + begin);
-                found.push(Seen { line: line.trim().to_owned(), at, which: 0 });
+                found.push(Seen {
+                    line: line.trim().to_owned(),
+                    at,
+                    which: 0,
+                });
             }
         }
         found
@@ -210,7 +218,10 @@ impl State {
     /// When the text was `length` bytes long.
     fn time_of(&self, length: usize) -> Duration {
         let after = self.marks.partition_point(|&(reached, _)| reached < length);
-        self.marks.get(after).or(self.marks.last()).map_or(Duration::ZERO, |&(_, at)| at)
+        self.marks
+            .get(after)
+            .or(self.marks.last())
+            .map_or(Duration::ZERO, |&(_, at)| at)
     }
 
     /// The first complete line after the cursor that holds one of `patterns`; the cursor moves
@@ -231,16 +242,31 @@ impl State {
         // Complete lines without the pattern stay: the next wait may be for another one.
         let (line, which) = found?;
         self.cursor = self.dropped + begin;
-        Some(Seen { line, which, at: self.time_of(self.cursor) })
+        Some(Seen {
+            line,
+            which,
+            at: self.time_of(self.cursor),
+        })
     }
 
     fn tail(&self) -> String {
-        let lines: Vec<&str> =
-            self.text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<&str> = self
+            .text
+            .lines()
+            .map(str::trim_end)
+            .filter(|line| !line.is_empty())
+            .collect();
         let skipped = lines.len().saturating_sub(SHOWN);
-        let shown: Vec<String> =
-            lines.iter().skip(skipped).map(|line| format!("    | {line}")).collect();
-        if shown.is_empty() { "    | (nothing)".into() } else { shown.join("\n") }
+        let shown: Vec<String> = lines
+            .iter()
+            .skip(skipped)
+            .map(|line| format!("    | {line}"))
+            .collect();
+        if shown.is_empty() {
+            "    | (nothing)".into()
+        } else {
+            shown.join("\n")
+        }
     }
 }
 
@@ -326,8 +352,14 @@ mod tests {
     #[test]
     fn waits_go_forward_line_by_line() {
         let (_dir, transcript) = transcript(b"one ready\ntwo ready\nother\n");
-        assert_eq!(transcript.wait_for("ready", SOON).unwrap().line, "one ready");
-        assert_eq!(transcript.wait_for("ready", SOON).unwrap().line, "two ready");
+        assert_eq!(
+            transcript.wait_for("ready", SOON).unwrap().line,
+            "one ready"
+        );
+        assert_eq!(
+            transcript.wait_for("ready", SOON).unwrap().line,
+            "two ready"
+        );
         let seen = transcript.wait_for_any(&["panic", "other"], SOON).unwrap();
         assert_eq!((seen.line.as_str(), seen.which), ("other", 1));
         assert_eq!(transcript.lines_with("ready").len(), 2);
@@ -337,7 +369,10 @@ mod tests {
     fn the_end_of_the_source_ends_a_wait_and_shows_what_came() {
         let (dir, transcript) = transcript(b"first\nlast words");
         let error = transcript.wait_for("login:", SOON).unwrap_err().to_string();
-        assert!(error.contains("\"login:\" on the console of n1: it ended"), "{error}");
+        assert!(
+            error.contains("\"login:\" on the console of n1: it ended"),
+            "{error}"
+        );
         assert!(error.contains("    | last words"), "{error}");
         let raw = std::fs::read(dir.path().join("console.log")).unwrap();
         assert_eq!(raw, b"first\nlast words");
@@ -347,9 +382,18 @@ mod tests {
     fn terminal_control_is_taken_out() {
         let (_dir, transcript) =
             transcript(b"\x1bc\x1b[?7l\x1b[2J\x1b[0mSeaBIOS\x1b[01;02HBdsDxe: \x1b[31mok\r\nna\xc3\xafve \xff\n");
-        assert_eq!(transcript.wait_for("SeaBIOS", SOON).unwrap().line, "SeaBIOS");
-        assert_eq!(transcript.wait_for("BdsDxe", SOON).unwrap().line, "BdsDxe: ok");
-        assert_eq!(transcript.wait_for("ve", SOON).unwrap().line, "na\u{ef}ve \u{fffd}");
+        assert_eq!(
+            transcript.wait_for("SeaBIOS", SOON).unwrap().line,
+            "SeaBIOS"
+        );
+        assert_eq!(
+            transcript.wait_for("BdsDxe", SOON).unwrap().line,
+            "BdsDxe: ok"
+        );
+        assert_eq!(
+            transcript.wait_for("ve", SOON).unwrap().line,
+            "na\u{ef}ve \u{fffd}"
+        );
     }
 
     #[test]

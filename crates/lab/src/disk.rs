@@ -23,7 +23,9 @@ fn create(path: &Path) -> Result<File> {
 ///
 /// When the file exists or cannot be made.
 pub fn empty(path: &Path, size: u64) -> Result<()> {
-    create(path)?.set_len(size).with_context(|| format!("cannot size {}", path.display()))
+    create(path)?
+        .set_len(size)
+        .with_context(|| format!("cannot size {}", path.display()))
 }
 
 /// Makes a new disk of `size` bytes (a whole number of sectors) full of rubbish, no sector of which
@@ -58,15 +60,18 @@ pub fn poisoned(path: &Path, size: u64) -> Result<()> {
 pub fn copy(image: &Path, path: &Path) -> Result<()> {
     let (from, length) = open(image)?;
     let to = create(path)?;
-    to.set_len(length).with_context(|| format!("cannot size {}", path.display()))?;
+    to.set_len(length)
+        .with_context(|| format!("cannot size {}", path.display()))?;
     sparse::copy(&from, length, &to, 0)
         .with_context(|| format!("cannot copy {} to {}", image.display(), path.display()))
 }
 
 fn open(path: &Path) -> Result<(File, u64)> {
     let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
-    let length =
-        file.metadata().with_context(|| format!("cannot size {}", path.display()))?.len();
+    let length = file
+        .metadata()
+        .with_context(|| format!("cannot size {}", path.display()))?
+        .len();
     Ok((file, length))
 }
 
@@ -98,7 +103,11 @@ pub fn compare(image: &Path, disk: &Path) -> Result<Equal> {
     );
     let gpt = gpt::is_present(&image_file)?;
     let moved = gpt && disk_length > image_length;
-    let end = if moved { image_length - gpt::BACKUP_SECTORS * SECTOR } else { image_length };
+    let end = if moved {
+        image_length - gpt::BACKUP_SECTORS * SECTOR
+    } else {
+        image_length
+    };
     let (mut of_image, mut of_disk) = (blake3::Hasher::new(), blake3::Hasher::new());
     let (mut left, mut right) = (vec![0; BLOCK], vec![0; BLOCK]);
     let (mut used, mut zero, mut wrong, mut first_wrong) = (0, 0, 0_u64, None);
@@ -107,8 +116,12 @@ pub fn compare(image: &Path, disk: &Path) -> Result<Equal> {
         let count = usize::try_from(end - at).unwrap_or(BLOCK).min(BLOCK);
         left.truncate(count);
         right.truncate(count);
-        image_file.read_exact_at(&mut left, at).context("cannot read the image")?;
-        disk_file.read_exact_at(&mut right, at).context("cannot read the disk")?;
+        image_file
+            .read_exact_at(&mut left, at)
+            .context("cannot read the image")?;
+        disk_file
+            .read_exact_at(&mut right, at)
+            .context("cannot read the disk")?;
         if moved && at == 0 {
             forget_size(&mut left);
             forget_size(&mut right);
@@ -139,10 +152,20 @@ pub fn compare(image: &Path, disk: &Path) -> Result<Equal> {
     }
     if gpt {
         let entries = gpt::check(&disk_file, disk_length)?;
-        ensure!(entries == gpt::read(&image_file, 1)?.entries, "the disk has other partitions");
+        ensure!(
+            entries == gpt::read(&image_file, 1)?.entries,
+            "the disk has other partitions"
+        );
     }
-    ensure!(of_image.finalize() == of_disk.finalize(), "the hashes over the used blocks differ");
-    Ok(Equal { used, zero, hash: of_image.finalize() })
+    ensure!(
+        of_image.finalize() == of_disk.finalize(),
+        "the hashes over the used blocks differ"
+    );
+    Ok(Equal {
+        used,
+        zero,
+        hash: of_image.finalize(),
+    })
 }
 
 /// Blanks what depends on the disk's size in the first block of a disk with a GUID partition table.
@@ -174,7 +197,8 @@ mod tests {
         let file = create(&image).unwrap();
         file.set_len(3 << 20).unwrap();
         file.write_all_at(&[1; BLOCK], 0).unwrap();
-        file.write_all_at(&[2; BLOCK], (3 << 20) - BLOCK as u64).unwrap();
+        file.write_all_at(&[2; BLOCK], (3 << 20) - BLOCK as u64)
+            .unwrap();
         Disks { dir, image }
     }
 
@@ -184,10 +208,15 @@ mod tests {
         let disk = dir.path().join("disk");
         copy(&image, &disk).unwrap();
         let equal = compare(&image, &disk).unwrap();
-        assert_eq!((equal.used, equal.zero), (2 * BLOCK as u64, (3 << 20) - 2 * BLOCK as u64));
+        assert_eq!(
+            (equal.used, equal.zero),
+            (2 * BLOCK as u64, (3 << 20) - 2 * BLOCK as u64)
+        );
         let all = std::fs::read(&image).unwrap();
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&all[..BLOCK]).update(&all[all.len() - BLOCK..]);
+        hasher
+            .update(&all[..BLOCK])
+            .update(&all[all.len() - BLOCK..]);
         assert_eq!(equal.hash, hasher.finalize());
     }
 
@@ -225,7 +254,12 @@ mod tests {
         let error = compare(&image, &disk).unwrap_err().to_string();
         assert!(error.contains("first at byte 4000"), "{error}");
         file.set_len(2 << 20).unwrap();
-        assert!(compare(&image, &disk).unwrap_err().to_string().contains("has 2097152 bytes"));
+        assert!(
+            compare(&image, &disk)
+                .unwrap_err()
+                .to_string()
+                .contains("has 2097152 bytes")
+        );
     }
 
     #[test]
@@ -237,7 +271,12 @@ mod tests {
         let disk = dir.path().join("disk");
         copy(&image, &disk).unwrap();
         compare(&image, &disk).unwrap();
-        OpenOptions::new().write(true).open(&disk).unwrap().set_len(6 << 20).unwrap();
+        OpenOptions::new()
+            .write(true)
+            .open(&disk)
+            .unwrap()
+            .set_len(6 << 20)
+            .unwrap();
         let error = compare(&image, &disk).unwrap_err().to_string();
         assert!(error.contains("the disk's last sector is 12287"), "{error}");
         sfdisk(&disk, "--relocate gpt-bak-std", "");

@@ -54,9 +54,14 @@ pub fn enter(limit: Duration) -> Result<Side> {
     match wait(&mut inner, limit)? {
         Some(status) => Ok(Side::Outside(exit_code(status))),
         None => {
-            inner.kill().context("cannot end the program inside the private network")?;
+            inner
+                .kill()
+                .context("cannot end the program inside the private network")?;
             inner.wait()?;
-            bail!("the scenario was still running after {} s and was ended", limit.as_secs());
+            bail!(
+                "the scenario was still running after {} s and was ended",
+                limit.as_secs()
+            );
         }
     }
 }
@@ -104,7 +109,10 @@ fn start_inner() -> Result<Child> {
 fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
     let end = Instant::now() + limit;
     loop {
-        if let Some(status) = child.try_wait().context("cannot wait for the inner program")? {
+        if let Some(status) = child
+            .try_wait()
+            .context("cannot wait for the inner program")?
+        {
             return Ok(Some(status));
         }
         if Instant::now() >= end {
@@ -115,13 +123,20 @@ fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
 }
 
 fn exit_code(status: ExitStatus) -> ExitCode {
-    ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+    ExitCode::from(
+        status
+            .code()
+            .and_then(|code| u8::try_from(code).ok())
+            .unwrap_or(1),
+    )
 }
 
 /// The identity of the network namespace that this process is in.
 fn network_namespace() -> Result<OsString> {
     let link = "/proc/self/ns/net";
-    Ok(fs::read_link(link).with_context(|| format!("cannot read {link}"))?.into())
+    Ok(fs::read_link(link)
+        .with_context(|| format!("cannot read {link}"))?
+        .into())
 }
 
 /// Prepares the inside, as process 1.
@@ -135,8 +150,14 @@ fn settle(outside: &OsString) -> Result<()> {
     // container), a new one is not allowed.
     let _ = mount("proc", "/proc", "proc", MountFlags::empty(), None);
     // `ip netns` keeps its namespaces in /run/netns. This /run is ours alone and ends with us.
-    mount("lab", "/run", "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=0755"))
-        .context("cannot mount a private /run inside the private network")?;
+    mount(
+        "lab",
+        "/run",
+        "tmpfs",
+        MountFlags::NOSUID | MountFlags::NODEV,
+        Some(c"mode=0755"),
+    )
+    .context("cannot mount a private /run inside the private network")?;
     for dir in ["/run/netns", RUN_DIR] {
         fs::create_dir(dir).with_context(|| format!("cannot make {dir}"))?;
     }

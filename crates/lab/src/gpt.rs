@@ -32,7 +32,8 @@ pub struct Table {
 /// When the disk cannot be read.
 pub fn is_present(disk: &File) -> Result<bool> {
     let mut signature = [0; 8];
-    disk.read_exact_at(&mut signature, SECTOR).context("cannot read the disk's second sector")?;
+    disk.read_exact_at(&mut signature, SECTOR)
+        .context("cannot read the disk's second sector")?;
     Ok(&signature == b"EFI PART")
 }
 
@@ -45,9 +46,15 @@ pub fn read(disk: &File, sector: u64) -> Result<Table> {
     let mut header = [0; SECTOR as usize];
     disk.read_exact_at(&mut header, sector * SECTOR)
         .with_context(|| format!("cannot read the table's header in sector {sector}"))?;
-    ensure!(header.starts_with(b"EFI PART"), "there is no partition table in sector {sector}");
+    ensure!(
+        header.starts_with(b"EFI PART"),
+        "there is no partition table in sector {sector}"
+    );
     let size = u32_at(&header, 12) as usize;
-    ensure!((92..=header.len()).contains(&size), "the table's header is said to be {size} bytes");
+    ensure!(
+        (92..=header.len()).contains(&size),
+        "the table's header is said to be {size} bytes"
+    );
     let mut summed = header[..size].to_vec();
     summed[16..20].fill(0);
     ensure!(
@@ -60,7 +67,10 @@ pub fn read(disk: &File, sector: u64) -> Result<Table> {
         "the partition table's header in sector {sector} says that it is in {own_sector}"
     );
     let length = u64::from(u32_at(&header, 80)) * u64::from(u32_at(&header, 84));
-    ensure!(length <= MAX_ENTRIES, "the partition table has {length} bytes of entries");
+    ensure!(
+        length <= MAX_ENTRIES,
+        "the partition table has {length} bytes of entries"
+    );
     let mut entries = vec![0; usize::try_from(length)?];
     let at = u64_at(&header, 72);
     disk.read_exact_at(&mut entries, at.saturating_mul(SECTOR))
@@ -84,7 +94,9 @@ pub fn read(disk: &File, sector: u64) -> Result<Table> {
 /// When a copy is damaged, the second one is not in the disk's last sector, they do not point at
 /// each other, or have not the same entries.
 pub fn check(disk: &File, length: u64) -> Result<Vec<u8>> {
-    let last = (length / SECTOR).checked_sub(1).context("an empty disk has no table")?;
+    let last = (length / SECTOR)
+        .checked_sub(1)
+        .context("an empty disk has no table")?;
     let first = read(disk, 1)?;
     ensure!(
         first.other_sector == last,
@@ -93,8 +105,15 @@ pub fn check(disk: &File, length: u64) -> Result<Vec<u8>> {
         first.other_sector
     );
     let second = read(disk, last)?;
-    ensure!(second.other_sector == 1, "the second table points at sector {}", second.other_sector);
-    ensure!(first.entries == second.entries, "the two tables have different partitions");
+    ensure!(
+        second.other_sector == 1,
+        "the second table points at sector {}",
+        second.other_sector
+    );
+    ensure!(
+        first.entries == second.entries,
+        "the two tables have different partitions"
+    );
     ensure!(
         first.last_usable <= last - BACKUP_SECTORS,
         "partitions may use sector {}, which the second table is in",
@@ -104,7 +123,9 @@ pub fn check(disk: &File, length: u64) -> Result<Vec<u8>> {
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
+    bytes
+        .get(at..at + 4)
+        .map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> u64 {
@@ -117,7 +138,11 @@ fn crc32(bytes: &[u8]) -> u32 {
     for &byte in bytes {
         crc ^= u32::from(byte);
         for _ in 0..8 {
-            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+            crc = if crc & 1 == 1 {
+                crc >> 1 ^ 0xedb8_8320
+            } else {
+                crc >> 1
+            };
         }
     }
     !crc
@@ -144,7 +169,14 @@ mod tests {
             script.to_str().unwrap(),
         ]))
         .unwrap();
-        (dir, OpenOptions::new().read(true).write(true).open(path).unwrap())
+        (
+            dir,
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(path)
+                .unwrap(),
+        )
     }
 
     #[test]
@@ -166,7 +198,12 @@ mod tests {
     fn finds_damage_in_every_part() {
         let (_dir, disk) = disk();
         let last = (8 << 20) / SECTOR - 1;
-        for at in [SECTOR + 40, 2 * SECTOR + 3, last * SECTOR + 50, (last - 32) * SECTOR] {
+        for at in [
+            SECTOR + 40,
+            2 * SECTOR + 3,
+            last * SECTOR + 50,
+            (last - 32) * SECTOR,
+        ] {
             let mut byte = [0];
             disk.read_exact_at(&mut byte, at).unwrap();
             disk.write_all_at(&[byte[0] ^ 1], at).unwrap();

@@ -162,14 +162,27 @@ impl Machine {
     ///
     /// When it is on already, or QEMU does not start.
     pub fn power_on(&mut self) -> Result<()> {
-        ensure!(self.running.is_none(), "{} is switched on already", self.spec.name);
+        ensure!(
+            self.running.is_none(),
+            "{} is switched on already",
+            self.spec.name
+        );
         self.power_ons += 1;
-        let socket = PathBuf::from(format!("{RUN_DIR}/{}-{}.qmp", self.spec.name, self.power_ons));
-        let log = self.dir.join(format!("{}-console-{}.log", self.spec.name, self.power_ons));
+        let socket = PathBuf::from(format!(
+            "{RUN_DIR}/{}-{}.qmp",
+            self.spec.name, self.power_ons
+        ));
+        let log = self
+            .dir
+            .join(format!("{}-console-{}.log", self.spec.name, self.power_ons));
         let what = format!("the console of {}", self.spec.name);
         let mut process = Process::start(&what, self.command(&socket), &log)?;
         let qmp = Qmp::connect(&socket, || process.is_running()).with_context(|| {
-            format!("{} did not start; QEMU said:\n{}", self.spec.name, process.transcript().tail())
+            format!(
+                "{} did not start; QEMU said:\n{}",
+                self.spec.name,
+                process.transcript().tail()
+            )
         })?;
         self.running = Some(Running { process, qmp });
         Ok(())
@@ -181,19 +194,43 @@ impl Machine {
         let mut command = Command::new("qemu-system-x86_64");
         command
             .args(self.accelerator.arguments())
-            .args(["-name", &spec.name, "-M", "q35", "-m", &spec.memory_mib.to_string()])
+            .args([
+                "-name",
+                &spec.name,
+                "-M",
+                "q35",
+                "-m",
+                &spec.memory_mib.to_string(),
+            ])
             .args(["-nographic", "-nodefaults"])
-            .args(["-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console"])
-            .args(["-qmp", &format!("unix:{},server=on,wait=off", escaped(socket))])
+            .args([
+                "-chardev",
+                "stdio,id=console,signal=off",
+                "-serial",
+                "chardev:console",
+            ])
+            .args([
+                "-qmp",
+                &format!("unix:{},server=on,wait=off", escaped(socket)),
+            ])
             .args(["-uuid", &spec.uuid])
             .arg("-smbios")
-            .arg(format!("type=1,manufacturer=Bugler,product=Lab machine,serial={}", spec.serial))
+            .arg(format!(
+                "type=1,manufacturer=Bugler,product=Lab machine,serial={}",
+                spec.serial
+            ))
             .arg("-netdev")
-            .arg(format!("tap,id=net0,ifname={},script=no,downscript=no", self.tap));
+            .arg(format!(
+                "tap,id=net0,ifname={},script=no,downscript=no",
+                self.tap
+            ));
         // BIOS takes the order of boot devices from QEMU, EDK2 from its settings. With romfile= the
         // card has no ROM: EDK2's own PXE client is the one to be tested.
-        let (network, disk) =
-            if uefi { (",romfile=", "") } else { (",bootindex=0", ",bootindex=1") };
+        let (network, disk) = if uefi {
+            (",romfile=", "")
+        } else {
+            (",bootindex=0", ",bootindex=1")
+        };
         command.arg("-device").arg(format!(
             "virtio-net-pci,netdev=net0,addr={NETWORK_SLOT},mac={}{network}",
             spec.mac
@@ -269,7 +306,12 @@ impl Machine {
     /// When `limit` passes, the kernel panics, or the machine is switched off.
     pub fn wait_for(&self, pattern: &str, limit: Duration) -> Result<Seen> {
         let seen = self.console()?.wait_for_any(&[pattern, FATAL], limit)?;
-        ensure!(seen.which == 0, "{} waited for {pattern:?} and got: {}", self.spec.name, seen.line);
+        ensure!(
+            seen.which == 0,
+            "{} waited for {pattern:?} and got: {}",
+            self.spec.name,
+            seen.line
+        );
         Ok(seen)
     }
 
@@ -300,7 +342,10 @@ impl Machine {
     /// When it is switched off, or QEMU refuses.
     pub fn reset(&mut self) -> Result<()> {
         let running = self.running()?;
-        running.qmp.execute("set-action", json!({ "reboot": "reset", "shutdown": "poweroff" }))?;
+        running.qmp.execute(
+            "set-action",
+            json!({ "reboot": "reset", "shutdown": "poweroff" }),
+        )?;
         running.qmp.execute("system_reset", json!({}))?;
         Ok(())
     }
@@ -312,10 +357,17 @@ impl Machine {
     ///
     /// When `limit` passes, or it is switched off.
     pub fn wait_reboot(&mut self, limit: Duration) -> Result<()> {
-        let event = if self.spec.pause_on_reboot { "SHUTDOWN" } else { "RESET" };
+        let event = if self.spec.pause_on_reboot {
+            "SHUTDOWN"
+        } else {
+            "RESET"
+        };
         let running = self.running()?;
         let seen = running.qmp.wait_event(event, limit).with_context(|| {
-            format!("it has not rebooted; the last lines:\n{}", running.process.transcript().tail())
+            format!(
+                "it has not rebooted; the last lines:\n{}",
+                running.process.transcript().tail()
+            )
         })?;
         let reason = seen.data["reason"].as_str().unwrap_or_default();
         ensure!(

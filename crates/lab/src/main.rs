@@ -89,7 +89,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Command::E2e { name: Some(name), keep } => match scenarios::find(&name) {
+        Command::E2e {
+            name: Some(name),
+            keep,
+        } => match scenarios::find(&name) {
             Some(scenario) => play(scenario, keep),
             None => bail!("there is no scenario {name}; `bugler-lab e2e` lists them"),
         },
@@ -116,7 +119,11 @@ fn bench(what: Option<Bench>) -> Result<ExitCode> {
     }
     match what {
         Some(Bench::Tftp(options)) => tftp::run(&options)?,
-        None => tftp::run(&tftp::Options { rounds: 5, no_loss: false, only_loss: false })?,
+        None => tftp::run(&tftp::Options {
+            rounds: 5,
+            no_loss: false,
+            only_loss: false,
+        })?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -143,7 +150,9 @@ fn prepare(scenario: &Scenario) -> Result<Option<Slot>> {
         return Ok(None);
     }
     if scenario.image {
-        image::ensure(Variant::Small, &|text| println!("[{}] {text}", scenario.name))?;
+        image::ensure(Variant::Small, &|text| {
+            println!("[{}] {text}", scenario.name)
+        })?;
     }
     if scenario.product {
         product::ensure(&|text| println!("[{}] {text}", scenario.name))?;

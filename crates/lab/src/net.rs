@@ -52,7 +52,9 @@ impl Net {
     pub fn new() -> Result<Self> {
         ip("link set lo up")?;
         // No spanning tree and no delay: a port forwards as soon as it is up, as an edge port does.
-        ip(&format!("link add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"))?;
+        ip(&format!(
+            "link add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
+        ))?;
         ip(&format!("link set {BRIDGE} up"))?;
         Ok(Self { taps: Cell::new(0) })
     }
@@ -65,11 +67,18 @@ impl Net {
     /// When the kernel refuses, or the name is taken.
     pub fn add_host(&self, name: &str, address: Ipv4Addr) -> Result<Host> {
         ip(&format!("netns add {name}"))?;
-        let host = Host { name: name.to_owned(), address };
-        ip(&format!("link add port-{name} type veth peer name {INTERFACE} netns {name}"))?;
+        let host = Host {
+            name: name.to_owned(),
+            address,
+        };
+        ip(&format!(
+            "link add port-{name} type veth peer name {INTERFACE} netns {name}"
+        ))?;
         ip(&format!("link set port-{name} master {BRIDGE} up"))?;
         ip(&format!("-n {name} link set lo up"))?;
-        ip(&format!("-n {name} addr add {address}/{PREFIX} dev {INTERFACE}"))?;
+        ip(&format!(
+            "-n {name} addr add {address}/{PREFIX} dev {INTERFACE}"
+        ))?;
         ip(&format!("-n {name} link set {INTERFACE} up"))?;
         Ok(host)
     }
@@ -83,8 +92,10 @@ impl Net {
         let name = format!("tap{}", self.taps.get());
         self.taps.set(self.taps.get() + 1);
         ip(&format!("tuntap add {name} mode tap")).map_err(|error| {
-            anyhow!("{error:#}. Machines need /dev/net/tun: load the module (`modprobe tun`), and \
-                     let this user open it (mode 0666, as udev sets it)")
+            anyhow!(
+                "{error:#}. Machines need /dev/net/tun: load the module (`modprobe tun`), and \
+                     let this user open it (mode 0666, as udev sets it)"
+            )
         })?;
         ip(&format!("link set {name} master {BRIDGE} up"))?;
         Ok(name)

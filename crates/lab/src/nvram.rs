@@ -43,12 +43,18 @@ const HEADER: usize = 60;
 ///
 /// When `vars` is not a firmware volume with an empty store of authenticated variables.
 pub fn network_then_disk(vars: &mut [u8], mac: MacAddr) -> Result<()> {
-    let volume = vars.get(0x28..0x32).context("the firmware's settings are too short")?;
-    ensure!(volume.starts_with(b"_FVH"), "the firmware's settings are not a firmware volume");
+    let volume = vars
+        .get(0x28..0x32)
+        .context("the firmware's settings are too short")?;
+    ensure!(
+        volume.starts_with(b"_FVH"),
+        "the firmware's settings are not a firmware volume"
+    );
     let store = usize::from(u16::from_le_bytes([volume[8], volume[9]]));
     let first = store + STORE_HEADER;
     ensure!(
-        vars.get(store..first).is_some_and(|header| header.starts_with(&STORE)),
+        vars.get(store..first)
+            .is_some_and(|header| header.starts_with(&STORE)),
         "the firmware's settings hold no store of authenticated variables"
     );
     let mut variables = Vec::new();
@@ -61,8 +67,13 @@ pub fn network_then_disk(vars: &mut [u8], mac: MacAddr) -> Result<()> {
         // The next one is aligned; erased flash is all ones.
         variables.resize(variables.len().next_multiple_of(4), 0xff);
     }
-    let place = vars.get_mut(first..first + variables.len()).context("the store is too small")?;
-    ensure!(place.iter().all(|&byte| byte == 0xff), "the firmware's settings are not empty");
+    let place = vars
+        .get_mut(first..first + variables.len())
+        .context("the store is too small")?;
+    ensure!(
+        place.iter().all(|&byte| byte == 0xff),
+        "the firmware's settings are not empty"
+    );
     place.copy_from_slice(&variables);
     Ok(())
 }
@@ -123,7 +134,10 @@ fn option(description: &str, mut path: Vec<u8>) -> Vec<u8> {
 
 /// UTF-16 with a zero at the end.
 fn text(text: &str) -> Vec<u8> {
-    text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
+    text.encode_utf16()
+        .chain([0])
+        .flat_map(u16::to_le_bytes)
+        .collect()
 }
 
 #[cfg(test)]

@@ -51,8 +51,19 @@ impl Dnsmasq {
         let file = |name: &str| run.file(name).display().to_string();
         command
             // In a user namespace there is no other user to change to.
-            .args(["--keep-in-foreground", "--user=root", "--group=root", "--log-facility=-"])
-            .args(["--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--port=0", "--log-dhcp"])
+            .args([
+                "--keep-in-foreground",
+                "--user=root",
+                "--group=root",
+                "--log-facility=-",
+            ])
+            .args([
+                "--conf-file=/dev/null",
+                "--no-resolv",
+                "--no-hosts",
+                "--port=0",
+                "--log-dhcp",
+            ])
             .arg(format!("--pid-file={}", file("dnsmasq.pid")))
             .arg(format!("--dhcp-leasefile={}", file("dnsmasq.leases")))
             .args([&format!("--interface={INTERFACE}"), "--bind-interfaces"])

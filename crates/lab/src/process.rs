@@ -43,7 +43,12 @@ impl Process {
         drop(command);
         let stdin = child.stdin.take();
         let transcript = Transcript::record(what, log, reader)?;
-        Ok(Self { what: what.to_owned(), child, stdin, transcript })
+        Ok(Self {
+            what: what.to_owned(),
+            child,
+            stdin,
+            transcript,
+        })
     }
 
     /// What it prints.
@@ -73,7 +78,10 @@ impl Process {
     ///
     /// When it has closed it.
     pub fn type_text(&mut self, text: &str) -> Result<()> {
-        let stdin = self.stdin.as_mut().ok_or_else(|| anyhow!("{} takes no input", self.what))?;
+        let stdin = self
+            .stdin
+            .as_mut()
+            .ok_or_else(|| anyhow!("{} takes no input", self.what))?;
         stdin
             .write_all(text.as_bytes())
             .and_then(|()| stdin.flush())
@@ -87,7 +95,9 @@ impl Process {
     /// When the kernel does not say.
     pub fn is_running(&mut self) -> Result<bool> {
         let status = self.child.try_wait();
-        Ok(status.with_context(|| format!("cannot ask for {}", self.what))?.is_none())
+        Ok(status
+            .with_context(|| format!("cannot ask for {}", self.what))?
+            .is_none())
     }
 
     /// Ends it at once (`kill -9`).
@@ -96,8 +106,12 @@ impl Process {
     ///
     /// When it cannot be killed.
     pub fn kill(&mut self) -> Result<()> {
-        self.child.kill().with_context(|| format!("cannot kill {}", self.what))?;
-        self.child.wait().with_context(|| format!("cannot wait for {}", self.what))?;
+        self.child
+            .kill()
+            .with_context(|| format!("cannot kill {}", self.what))?;
+        self.child
+            .wait()
+            .with_context(|| format!("cannot wait for {}", self.what))?;
         Ok(())
     }
 
@@ -107,7 +121,9 @@ impl Process {
     ///
     /// When it has not ended within `limit`.
     pub fn stop(&mut self, limit: Duration) -> Result<ExitStatus> {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(rustix::process::Pid::from_raw)
+        if let Some(pid) = i32::try_from(self.child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
         {
             // It may have ended by itself; the wait below tells.
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
@@ -124,7 +140,9 @@ impl Process {
         let end = Instant::now() + limit;
         loop {
             let status = self.child.try_wait();
-            if let Some(status) = status.with_context(|| format!("cannot wait for {}", self.what))? {
+            if let Some(status) =
+                status.with_context(|| format!("cannot wait for {}", self.what))?
+            {
                 return Ok(status);
             }
             if Instant::now() >= end {
@@ -154,12 +172,15 @@ impl Drop for Process {
 /// When it cannot be started, or fails; the error has what it said on standard error.
 pub fn output_of(command: &mut Command) -> Result<String> {
     let shown = shown(command);
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run `{shown}`; `make setup` installs what the lab needs"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| {
+        format!("cannot run `{shown}`; `make setup` installs what the lab needs")
+    })?;
     if !output.status.success() {
-        bail!("`{shown}` failed ({}): {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "`{shown}` failed ({}): {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -167,7 +188,11 @@ pub fn output_of(command: &mut Command) -> Result<String> {
 /// The command as one would type it.
 fn shown(command: &Command) -> String {
     let mut words = vec![command.get_program().to_string_lossy()];
-    words.extend(command.get_args().map(|argument| argument.to_string_lossy()));
+    words.extend(
+        command
+            .get_args()
+            .map(|argument| argument.to_string_lossy()),
+    );
     words.join(" ")
 }
 
@@ -209,6 +234,9 @@ mod tests {
     fn a_failed_command_says_what_it_said() {
         let error = output_of(Command::new("sh").args(["-c", "echo no luck >&2; exit 4"]));
         let error = error.unwrap_err().to_string();
-        assert!(error.contains("exit status: 4") && error.contains("no luck"), "{error}");
+        assert!(
+            error.contains("exit status: 4") && error.contains("no luck"),
+            "{error}"
+        );
     }
 }

@@ -40,7 +40,10 @@ impl Product {
     }
 
     fn load(dir: &Path) -> Self {
-        Self { bugler: dir.join("bugler"), state: dir.join("state") }
+        Self {
+            bugler: dir.join("bugler"),
+            state: dir.join("state"),
+        }
     }
 }
 
@@ -64,7 +67,12 @@ pub fn ensure(say: &dyn Fn(&str)) -> Result<Product> {
             .with_context(|| format!("cannot read {}; `make build` builds it", path.display()))?;
         hasher.update(&bytes);
     }
-    hasher.update(kernel.as_ref().map_or("auto".into(), |path| path.to_string_lossy()).as_bytes());
+    hasher.update(
+        kernel
+            .as_ref()
+            .map_or("auto".into(), |path| path.to_string_lossy())
+            .as_bytes(),
+    );
     let name = format!("product-{:.16}", hasher.finalize().to_hex());
     let dir = cache.join(&name);
     if !dir.exists() {
@@ -86,7 +94,11 @@ pub fn cached() -> Result<Product> {
     let name = fs::read_to_string(cache.join(CURRENT))
         .context("no product is prepared; the lab does that before it enters its network")?;
     let dir = cache.join(name);
-    ensure!(dir.exists(), "the product {} has been removed; start again", dir.display());
+    ensure!(
+        dir.exists(),
+        "the product {} has been removed; start again",
+        dir.display()
+    );
     Ok(Product::load(&dir))
 }
 
@@ -102,8 +114,9 @@ fn kernel() -> Result<Option<PathBuf>> {
         let path = entry.context("cannot list the kernel packages")?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         // linux-image-6.1.0-…: not the empty package that depends on the newest one.
-        let versioned =
-            name.strip_prefix("linux-image-").is_some_and(|rest| rest.starts_with(char::is_numeric));
+        let versioned = name
+            .strip_prefix("linux-image-")
+            .is_some_and(|rest| rest.starts_with(char::is_numeric));
         if versioned && name.ends_with(".deb") {
             found.push(path);
         }
@@ -118,7 +131,9 @@ fn build(built: &Path, kernel: Option<&Path>, cache: &Path, dir: &Path) -> Resul
             .with_context(|| format!("cannot copy {program} into the cache"))?;
     }
     let mut command = Command::new(work.path().join("bugler"));
-    command.args(["bootenv", "build", "--state-dir"]).arg(work.path().join("state"));
+    command
+        .args(["bootenv", "build", "--state-dir"])
+        .arg(work.path().join("state"));
     if let Some(kernel) = kernel {
         command.arg("--kernel").arg(kernel);
     }
@@ -142,7 +157,10 @@ fn forget_oldest(cache: &Path) -> Result<()> {
     let surplus = (found.len() + 1).saturating_sub(KEPT);
     for (_, path) in found.into_iter().take(surplus) {
         if let Err(error) = fs::remove_dir_all(&path) {
-            bail!("cannot remove {}, which is no longer needed: {error}", path.display());
+            bail!(
+                "cannot remove {}, which is no longer needed: {error}",
+                path.display()
+            );
         }
     }
     Ok(())

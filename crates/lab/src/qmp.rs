@@ -70,7 +70,9 @@ impl Qmp {
         };
         let inbox = Arc::new(Inbox::default());
         let (reader, receiver) = (socket.try_clone()?, Arc::clone(&inbox));
-        thread::Builder::new().name("qmp".into()).spawn(move || receiver.receive(reader))?;
+        thread::Builder::new()
+            .name("qmp".into())
+            .spawn(move || receiver.receive(reader))?;
         let mut qmp = Self { socket, inbox };
         qmp.execute("qmp_capabilities", json!({}))?;
         Ok(qmp)
@@ -84,7 +86,9 @@ impl Qmp {
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         let line = json!({ "execute": command, "arguments": arguments });
         writeln!(self.socket, "{line}").with_context(|| format!("cannot ask QEMU to {command}"))?;
-        let answer = self.inbox.wait(ANSWER, |received| received.answers.pop_front());
+        let answer = self
+            .inbox
+            .wait(ANSWER, |received| received.answers.pop_front());
         let answer = answer.with_context(|| format!("no answer from QEMU to {command}"))?;
         match answer.get("error") {
             Some(error) => bail!("QEMU refuses {command}: {error}"),
@@ -122,7 +126,9 @@ impl Qmp {
     /// When QEMU does not know the drive or is gone.
     pub fn bytes_written(&mut self, drive: &str) -> Result<u64> {
         let stats = self.execute("query-blockstats", json!({}))?;
-        let drives = stats.as_array().context("QEMU's block statistics are not a list")?;
+        let drives = stats
+            .as_array()
+            .context("QEMU's block statistics are not a list")?;
         let of_drive = drives.iter().find(|entry| entry["device"] == drive);
         of_drive
             .and_then(|entry| entry["stats"]["wr_bytes"].as_u64())
@@ -143,13 +149,18 @@ impl Inbox {
                 Ok(1..) => {}
                 Ok(0) | Err(_) => break,
             }
-            let Ok(value) = serde_json::from_str::<Value>(&line) else { continue };
+            let Ok(value) = serde_json::from_str::<Value>(&line) else {
+                continue;
+            };
             let mut received = self.lock();
             if let Some(name) = value["event"].as_str() {
                 if received.events.len() == MAX_EVENTS {
                     received.events.pop_front();
                 }
-                let event = Event { name: name.to_owned(), data: value["data"].clone() };
+                let event = Event {
+                    name: name.to_owned(),
+                    data: value["data"].clone(),
+                };
                 received.events.push_back(event);
             } else if value.get("return").is_some() || value.get("error").is_some() {
                 received.answers.push_back(value);
@@ -162,7 +173,11 @@ impl Inbox {
     }
 
     /// Waits until `take` finds what it looks for.
-    fn wait<T>(&self, limit: Duration, mut take: impl FnMut(&mut Received) -> Option<T>) -> Result<T> {
+    fn wait<T>(
+        &self,
+        limit: Duration,
+        mut take: impl FnMut(&mut Received) -> Option<T>,
+    ) -> Result<T> {
         let end = Instant::now() + limit;
         let mut received = self.lock();
         loop {
@@ -176,8 +191,11 @@ impl Inbox {
             if left.is_zero() {
                 return Err(anyhow!("the time is over"));
             }
-            received =
-                self.changed.wait_timeout(received, left).unwrap_or_else(PoisonError::into_inner).0;
+            received = self
+                .changed
+                .wait_timeout(received, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }

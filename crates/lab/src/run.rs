@@ -30,11 +30,17 @@ impl Run {
         forget_disks(&runs, name);
         let now = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
         let dir = runs.join(format!("{name}-{now}"));
-        fs::create_dir(&dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
+        fs::create_dir(&dir)
+            .with_context(|| format!("cannot make the folder {}", dir.display()))?;
         let log = dir.join("run.log");
         let log = File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
         log.lock().context("cannot lock run.log")?;
-        Ok(Self { name: name.to_owned(), dir, started: Instant::now(), log: Mutex::new(log) })
+        Ok(Self {
+            name: name.to_owned(),
+            dir,
+            started: Instant::now(),
+            log: Mutex::new(log),
+        })
     }
 
     /// Where its files are.
@@ -57,7 +63,11 @@ impl Run {
 
     /// Prints a line with the time since the beginning, and keeps it in `run.log`.
     pub fn say(&self, text: &str) {
-        let line = format!("[{} {:6.1} s] {text}", self.name, self.elapsed().as_secs_f64());
+        let line = format!(
+            "[{} {:6.1} s] {text}",
+            self.name,
+            self.elapsed().as_secs_f64()
+        );
         println!("{line}");
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
         // The line is on standard output already.
@@ -105,7 +115,10 @@ impl Run {
 fn remove_disks(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path.extension().is_some_and(|kind| kind == "raw" || kind == "fd") {
+        if path
+            .extension()
+            .is_some_and(|kind| kind == "raw" || kind == "fd")
+        {
             let _ = fs::remove_file(path);
         }
     }
@@ -115,9 +128,11 @@ fn remove_disks(dir: &Path) {
 fn forget_disks(runs: &Path, name: &str) {
     for entry in fs::read_dir(runs).into_iter().flatten().flatten() {
         let dir = entry.path();
-        let same = entry.file_name().to_string_lossy().strip_prefix(name).is_some_and(|rest| {
-            rest.len() == "-20261121-101400".len() && rest.starts_with("-2")
-        });
+        let same = entry
+            .file_name()
+            .to_string_lossy()
+            .strip_prefix(name)
+            .is_some_and(|rest| rest.len() == "-20261121-101400".len() && rest.starts_with("-2"));
         // A run that goes on holds the lock of its log.
         if same && File::open(dir.join("run.log")).is_ok_and(|log| log.try_lock().is_ok()) {
             remove_disks(&dir);

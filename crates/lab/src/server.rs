@@ -62,18 +62,25 @@ impl Server {
         let log = self.dir.join(format!("server-{}.log", self.starts));
         let mut process = Process::start("the server", command, &log)?;
         let end = Instant::now() + START;
-        self.api().wait("the server to answer", START + STOP, |api| {
-            match api.get::<serde_json::Value>("server") {
+        self.api()
+            .wait("the server to answer", START + STOP, |api| match api
+                .get::<serde_json::Value>("server")
+            {
                 Ok(_) => Ok(Some(())),
                 Err(error) if !process.is_running()? => Err(error).with_context(|| {
-                    format!("the server ended; it said:\n{}", process.transcript().tail())
+                    format!(
+                        "the server ended; it said:\n{}",
+                        process.transcript().tail()
+                    )
                 }),
                 Err(error) if Instant::now() >= end => Err(error).with_context(|| {
-                    format!("the server does not answer; it said:\n{}", process.transcript().tail())
+                    format!(
+                        "the server does not answer; it said:\n{}",
+                        process.transcript().tail()
+                    )
                 }),
                 Err(_) => Ok(None),
-            }
-        })?;
+            })?;
         self.process = Some(process);
         Ok(())
     }
@@ -84,7 +91,10 @@ impl Server {
     ///
     /// When it does not run.
     pub fn kill(&mut self) -> Result<()> {
-        self.process.take().context("the server does not run")?.kill()
+        self.process
+            .take()
+            .context("the server does not run")?
+            .kill()
     }
 
     /// Asks it to end (SIGTERM) and waits for that.
@@ -96,7 +106,10 @@ impl Server {
         let mut process = self.process.take().context("the server does not run")?;
         let status = process.stop(STOP)?;
         if !status.success() {
-            bail!("the server ended with {status}; it said:\n{}", process.transcript().tail());
+            bail!(
+                "the server ended with {status}; it said:\n{}",
+                process.transcript().tail()
+            );
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! API.
 
 use crate::capture::Capture;
+use crate::disk;
 use crate::image::{self, Image};
 use crate::machine::{Firmware, Machine, Spec};
 use crate::net::{Net, address};
@@ -11,7 +12,6 @@ use crate::process::Process;
 use crate::product::{self, Product};
 use crate::run::Run;
 use crate::server::Server;
-use crate::disk;
 use anyhow::{Context, Result, anyhow, ensure};
 use bugler_model::{Device, Task};
 use serde::de::DeserializeOwned;
@@ -76,7 +76,14 @@ impl<'r> Site<'r> {
         let (image, product) = (image::cached(image::Variant::Small)?, product::cached()?);
         product.furnish(&run.file("state"))?;
         let server = Server::new(run, host, &product.bugler, arguments);
-        Ok(Self { run, server, image, product, _capture: capture, net })
+        Ok(Self {
+            run,
+            server,
+            image,
+            product,
+            _capture: capture,
+            net,
+        })
     }
 
     /// A machine with a poisoned disk of `mib` MiB, which stops, at first, where it would reboot.
@@ -88,14 +95,22 @@ impl<'r> Site<'r> {
         let name = format!("n{number}");
         let file = self.run.file(&format!("{name}.raw"));
         disk::poisoned(&file, mib * MIB)?;
-        let spec = Spec::new(&name, number, firmware).disk(&file).pause_on_reboot();
-        Ok(Node { machine: Machine::new(self.run, &self.net, spec)?, disk: file })
+        let spec = Spec::new(&name, number, firmware)
+            .disk(&file)
+            .pause_on_reboot();
+        Ok(Node {
+            machine: Machine::new(self.run, &self.net, spec)?,
+            disk: file,
+        })
     }
 
     /// A command line of the operator on the server's host, such as `bugler device list`.
     #[must_use]
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.server.host().command(&self.product.bugler.display().to_string());
+        let mut command = self
+            .server
+            .host()
+            .command(&self.product.bugler.display().to_string());
         command.arg(format!("--server=http://{}", self.server.operator()));
         command.args(arguments);
         command
@@ -108,7 +123,10 @@ impl<'r> Site<'r> {
     /// When it cannot be started.
     pub fn try_bugler(&self, arguments: &[&str]) -> Result<Output> {
         let mut command = self.command(arguments);
-        command.stdin(Stdio::null()).output().context("cannot run bugler")
+        command
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot run bugler")
     }
 
     /// Runs an operator's command and reads the JSON that it prints.
@@ -167,7 +185,11 @@ impl<'r> Site<'r> {
         );
         let added: bugler_model::Image = serde_json::from_slice(&output.stdout)
             .with_context(|| format!("image add printed {:?}", output.stdout))?;
-        ensure!(added.size == self.image.size, "the image became {} bytes", added.size);
+        ensure!(
+            added.size == self.image.size,
+            "the image became {} bytes",
+            added.size
+        );
         self.run.say(&format!(
             "image {}: {} MiB, of which {} MiB used and {} MiB stored; added in {:.1} s",
             added.name,
@@ -217,7 +239,10 @@ impl<'r> Site<'r> {
     /// When the server refuses.
     pub fn deploy(&self, device: &Device) -> Result<Task> {
         let tasks: Vec<Task> = self.bugler(&["deploy", IMAGE, &device.id.to_string()])?;
-        tasks.into_iter().next().context("bugler deploy made no task")
+        tasks
+            .into_iter()
+            .next()
+            .context("bugler deploy made no task")
     }
 
     /// Proves that the disk holds the lab's image.
@@ -243,11 +268,18 @@ impl<'r> Site<'r> {
     /// When it does not, or another machine or image says so.
     pub fn up_from_disk(&self, machine: &Machine) -> Result<()> {
         let seen = machine.wait_for("BUGLER-LAB: up from", STAGE)?;
-        for part in [&format!("machine {}", machine.spec().uuid), &format!("image {}", self.image.stamp)]
-        {
-            ensure!(seen.line.contains(part), "another system came up: {}", seen.line);
+        for part in [
+            &format!("machine {}", machine.spec().uuid),
+            &format!("image {}", self.image.stamp),
+        ] {
+            ensure!(
+                seen.line.contains(part),
+                "another system came up: {}",
+                seen.line
+            );
         }
-        self.run.say(&format!("{}: {}", machine.spec().name, seen.line));
+        self.run
+            .say(&format!("{}: {}", machine.spec().name, seen.line));
         Ok(())
     }
 }

@@ -45,7 +45,12 @@ impl Slot {
                 let file = File::create(&path)
                     .with_context(|| format!("cannot open the lock file {}", path.display()))?;
                 match file.try_lock() {
-                    Ok(()) => return Ok(Self { _file: file, number }),
+                    Ok(()) => {
+                        return Ok(Self {
+                            _file: file,
+                            number,
+                        });
+                    }
                     Err(TryLockError::WouldBlock) => {}
                     Err(TryLockError::Error(error)) => {
                         return Err(error)
@@ -72,7 +77,11 @@ mod tests {
         assert_eq!((first.number, second.number), (0, 1));
         let (sender, receiver) = mpsc::channel();
         thread::scope(|scope| {
-            scope.spawn(|| sender.send(Slot::take_one_of(dir.path(), 2).unwrap().number).unwrap());
+            scope.spawn(|| {
+                sender
+                    .send(Slot::take_one_of(dir.path(), 2).unwrap().number)
+                    .unwrap()
+            });
             drop(second);
             assert_eq!(receiver.recv().unwrap(), 1);
         });

@@ -16,7 +16,9 @@ static ZEROS: [u8; BLOCK] = [0; BLOCK];
 #[must_use]
 pub fn is_zero(bytes: &[u8]) -> bool {
     // A comparison of slices is one call of memcmp, quick in unoptimised builds as well.
-    bytes.chunks(BLOCK).all(|chunk| Some(chunk) == ZEROS.get(..chunk.len()))
+    bytes
+        .chunks(BLOCK)
+        .all(|chunk| Some(chunk) == ZEROS.get(..chunk.len()))
 }
 
 /// The ranges of `file`, up to `length`, that the file system has data for, in order.
@@ -57,7 +59,8 @@ pub fn copy(from: &File, length: u64, to: &File, offset: u64) -> Result<()> {
         while at < range.end {
             let count = usize::try_from(range.end - at).unwrap_or(BLOCK).min(BLOCK);
             let block = buffer.get_mut(..count).unwrap_or_default();
-            from.read_exact_at(block, at).with_context(|| format!("cannot read at {at}"))?;
+            from.read_exact_at(block, at)
+                .with_context(|| format!("cannot read at {at}"))?;
             if !is_zero(block) {
                 to.write_all_at(block, offset + at)
                     .with_context(|| format!("cannot write at {}", offset + at))?;
@@ -86,7 +89,11 @@ mod tests {
         assert_eq!(&all[1 << 20..(1 << 20) + 5], b"begin");
         assert_eq!(&all[6 << 20..(6 << 20) + 100_000], &[7; 100_000]);
         assert_eq!(all.iter().filter(|&&byte| byte != 0).count(), 100_005);
-        let data: u64 = data_ranges(&to, 12 << 20).unwrap().iter().map(|r| r.end - r.start).sum();
+        let data: u64 = data_ranges(&to, 12 << 20)
+            .unwrap()
+            .iter()
+            .map(|r| r.end - r.start)
+            .sum();
         assert!(data < 1 << 20, "{data} bytes are data");
     }
 

@@ -8,7 +8,10 @@ fn play(scenario: &str) {
         .args(["e2e", scenario])
         .status()
         .expect("bugler-lab can be started");
-    assert!(status.success(), "the scenario {scenario} failed ({status}); what it printed says why");
+    assert!(
+        status.success(),
+        "the scenario {scenario} failed ({status}); what it printed says why"
+    );
 }
 
 #[test]

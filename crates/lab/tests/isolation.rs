@@ -12,8 +12,12 @@ use std::process::{Command, Stdio};
 fn processes() -> BTreeMap<i32, (i32, String)> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir("/proc").unwrap().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse() else { continue };
-        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Ok(pid) = entry.file_name().to_string_lossy().parse() else {
+            continue;
+        };
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
         let name = &stat[stat.find('(').unwrap() + 1..stat.rfind(')').unwrap()];
         let after = &stat[stat.rfind(')').unwrap() + 2..];
         let parent = after.split(' ').nth(1).unwrap().parse().unwrap();
@@ -51,13 +55,26 @@ fn a_killed_scenario_takes_its_machines_and_servers_with_it() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let lines = BufReader::new(lab.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let seen = lines.into_iter().find(|line| line.contains("asks for an address"));
-    assert!(seen.is_some(), "the scenario ended before its machine was up");
+    let lines = BufReader::new(lab.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok);
+    let seen = lines
+        .into_iter()
+        .find(|line| line.contains("asks for an address"));
+    assert!(
+        seen.is_some(),
+        "the scenario ended before its machine was up"
+    );
 
     let below = descendants(i32::try_from(lab.id()).unwrap());
     let names: Vec<&str> = below.iter().map(|(_, name)| name.as_str()).collect();
-    for program in ["unshare", "bugler-lab", "qemu-system-x86", "dnsmasq", "tcpdump"] {
+    for program in [
+        "unshare",
+        "bugler-lab",
+        "qemu-system-x86",
+        "dnsmasq",
+        "tcpdump",
+    ] {
         assert!(names.contains(&program), "{program} is not among {names:?}");
     }
 
@@ -65,7 +82,14 @@ fn a_killed_scenario_takes_its_machines_and_servers_with_it() {
     lab.wait().unwrap();
     for (handle, name) in below {
         let mut ends = [PollFd::new(&handle, PollFlags::IN)];
-        let limit = Timespec { tv_sec: 20, tv_nsec: 0 };
-        assert_eq!(poll(&mut ends, Some(&limit)).unwrap(), 1, "{name} is still there");
+        let limit = Timespec {
+            tv_sec: 20,
+            tv_nsec: 0,
+        };
+        assert_eq!(
+            poll(&mut ends, Some(&limit)).unwrap(),
+            1,
+            "{name} is still there"
+        );
     }
 }

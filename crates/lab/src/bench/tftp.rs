@@ -70,10 +70,15 @@ pub fn run(options: &Options) -> Result<()> {
     output_of(Command::new("ip").args(["link", "set", "lo", "up"]))?;
     let dir = tempfile::tempdir().context("cannot make a folder for the files to serve")?;
     prepare(dir.path())?;
-    let running =
-        Peer::ALL.iter().map(|peer| peer.start(dir.path())).collect::<Result<Vec<_>>>()?;
+    let running = Peer::ALL
+        .iter()
+        .map(|peer| peer.start(dir.path()))
+        .collect::<Result<Vec<_>>>()?;
     if !options.only_loss {
-        println!("TFTP on loopback, blksize {BLKSIZE}, medians of {} rounds", options.rounds);
+        println!(
+            "TFTP on loopback, blksize {BLKSIZE}, medians of {} rounds",
+            options.rounds
+        );
         println!("CPU: user + system time of the server, in seconds a GiB\n");
         table::print_head();
         for windowsize in [1, 16] {
@@ -97,9 +102,14 @@ pub fn run(options: &Options) -> Result<()> {
 pub fn serve(dir: &Path, port: u16) -> Result<()> {
     let source = DirSource::new(dir)?;
     let listen = vec![SocketAddrV4::new(Ipv4Addr::LOCALHOST, port).into()];
-    let config = Config { listen, ..Config::default() };
+    let config = Config {
+        listen,
+        ..Config::default()
+    };
     let server = Server::start(config, Arc::new(source), Arc::new(()))?;
-    std::io::stdin().read_to_end(&mut Vec::new()).context("cannot read standard input")?;
+    std::io::stdin()
+        .read_to_end(&mut Vec::new())
+        .context("cannot read standard input")?;
     Ok(server.stop()?)
 }
 
@@ -127,7 +137,12 @@ fn settings(windowsize: u16) -> Settings {
         windowsize: (windowsize > 1).then_some(windowsize),
         ..TftpOptions::default()
     };
-    Settings { options, timeout: Duration::from_secs(1), retries: 60, ..Settings::default() }
+    Settings {
+        options,
+        timeout: Duration::from_secs(1),
+        retries: 60,
+        ..Settings::default()
+    }
 }
 
 /// One load on one server.
@@ -150,7 +165,10 @@ fn measure(
     windowsize: u16,
     rounds: usize,
 ) -> Result<Vec<Row>> {
-    let mut rows: Vec<Row> = servers.iter().map(|server| Row::new(server.name())).collect();
+    let mut rows: Vec<Row> = servers
+        .iter()
+        .map(|server| Row::new(server.name()))
+        .collect();
     for _ in 0..rounds {
         for (server, row) in servers.iter().zip(&mut rows) {
             let cell = load(server, clients, size_for(clients), windowsize)?;
@@ -177,7 +195,10 @@ fn lossy(servers: &[Running], rounds: usize) -> Result<()> {
          meta l4proto udp numgen random mod 100 < 1 drop; }; }",
     ))
     .context("cannot drop datagrams; nftables is in the package nftables")?;
-    let mut rows: Vec<Row> = servers.iter().map(|server| Row::new(server.name())).collect();
+    let mut rows: Vec<Row> = servers
+        .iter()
+        .map(|server| Row::new(server.name()))
+        .collect();
     for _ in 0..rounds {
         for (server, row) in servers.iter().zip(&mut rows) {
             row.push(load(server, LOSSY_CLIENTS, LOSSY, 1)?);
@@ -191,8 +212,11 @@ fn lossy(servers: &[Running], rounds: usize) -> Result<()> {
 /// Waits until a server answers.
 fn wait_until_it_serves(address: SocketAddrV4) -> Result<()> {
     // Nothing listens yet: then the kernel says so, and the client only hears silence.
-    let patient =
-        Settings { timeout: Duration::from_millis(50), retries: 200, ..settings(1) };
+    let patient = Settings {
+        timeout: Duration::from_millis(50),
+        retries: 200,
+        ..settings(1)
+    };
     fetch(address, &file_name(LOSSY), &patient, LOSSY)?;
     Ok(())
 }

@@ -28,24 +28,40 @@ const BLOCK_LIST: usize = SECTOR - 12;
 ///
 /// When the files are not GRUB's, do not fit, or cannot be written.
 pub fn install(disk: &File, boot_img: &[u8], core_img: &[u8], first: u64, room: u64) -> Result<()> {
-    let mut boot = boot_img.get(..CODE).context("GRUB's boot.img is too short")?.to_vec();
-    ensure!(boot_img.len() == SECTOR && boot_img.ends_with(&[0x55, 0xaa]), "not GRUB's boot.img");
-    ensure!(boot.get(DRIVE_CHECK) == Some(&0xeb), "boot.img has no jump where it is to be patched");
+    let mut boot = boot_img
+        .get(..CODE)
+        .context("GRUB's boot.img is too short")?
+        .to_vec();
+    ensure!(
+        boot_img.len() == SECTOR && boot_img.ends_with(&[0x55, 0xaa]),
+        "not GRUB's boot.img"
+    );
+    ensure!(
+        boot.get(DRIVE_CHECK) == Some(&0xeb),
+        "boot.img has no jump where it is to be patched"
+    );
     patch(&mut boot, KERNEL_SECTOR, &first.to_le_bytes())?;
     patch(&mut boot, DRIVE_CHECK, &[0x90, 0x90])?;
 
     let mut core = core_img.to_vec();
     core.resize(core_img.len().next_multiple_of(SECTOR), 0);
     let sectors = (core.len() / SECTOR) as u64;
-    ensure!(sectors <= room, "GRUB's core.img needs {sectors} sectors and there are {room}");
+    ensure!(
+        sectors <= room,
+        "GRUB's core.img needs {sectors} sectors and there are {room}"
+    );
     patch(&mut core, BLOCK_LIST, &(first + 1).to_le_bytes())?;
 
-    disk.write_all_at(&boot, 0).context("cannot write GRUB's first sector")?;
-    disk.write_all_at(&core, first * SECTOR as u64).context("cannot write GRUB's core.img")
+    disk.write_all_at(&boot, 0)
+        .context("cannot write GRUB's first sector")?;
+    disk.write_all_at(&core, first * SECTOR as u64)
+        .context("cannot write GRUB's core.img")
 }
 
 fn patch(bytes: &mut [u8], at: usize, with: &[u8]) -> Result<()> {
-    let place = bytes.get_mut(at..at + with.len()).context("GRUB's file is too short")?;
+    let place = bytes
+        .get_mut(at..at + with.len())
+        .context("GRUB's file is too short")?;
     place.copy_from_slice(with);
     Ok(())
 }
@@ -68,7 +84,10 @@ mod tests {
         install(&disk, &boot_img(), &[0x22; 1000], 2048, 2).unwrap();
         let mut mbr = [0; SECTOR];
         disk.read_exact_at(&mut mbr, 0).unwrap();
-        assert_eq!(mbr[KERNEL_SECTOR..KERNEL_SECTOR + 8], 2048_u64.to_le_bytes());
+        assert_eq!(
+            mbr[KERNEL_SECTOR..KERNEL_SECTOR + 8],
+            2048_u64.to_le_bytes()
+        );
         assert_eq!(mbr[DRIVE_CHECK..DRIVE_CHECK + 2], [0x90, 0x90]);
         assert_eq!(mbr[CODE..], [0xee; SECTOR - CODE]);
         let mut core = [0; 2 * SECTOR];

@@ -30,7 +30,11 @@ const CUSTOMIZE: &str = include_str!("customize.sh");
 const PACKAGES: &str =
     "grub-efi-amd64-bin,grub-pc-bin,grub2-common,initramfs-tools,kmod,systemd-sysv,udev";
 /// Left out of the packages: nobody reads it there.
-const EXCLUDED: [&str; 3] = ["/usr/share/doc/*", "/usr/share/locale/*", "/usr/share/man/*"];
+const EXCLUDED: [&str; 3] = [
+    "/usr/share/doc/*",
+    "/usr/share/locale/*",
+    "/usr/share/man/*",
+];
 /// UUID of the root file system.
 const ROOT_UUID: &str = "b0061e00-d15c-4000-8000-726f6f740000";
 /// UUID of the disk, in its partition table.
@@ -120,7 +124,11 @@ pub fn ensure(variant: Variant, say: &dyn Fn(&str)) -> Result<Image> {
         build(variant, &sources, &cache, &dir)?;
     }
     let current = cache.join(format!("image-{}", variant.name()));
-    let text = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let text = dir
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
     fs::write(&current, text).with_context(|| format!("cannot write {}", current.display()))?;
     load(&dir)
 }
@@ -133,19 +141,30 @@ pub fn ensure(variant: Variant, say: &dyn Fn(&str)) -> Result<Image> {
 pub fn cached(variant: Variant) -> Result<Image> {
     let cache = paths::lab("cache")?;
     let current = cache.join(format!("image-{}", variant.name()));
-    let name = fs::read_to_string(&current)
-        .with_context(|| format!("there is no {} image; `bugler-lab image` builds it", variant.name()))?;
+    let name = fs::read_to_string(&current).with_context(|| {
+        format!(
+            "there is no {} image; `bugler-lab image` builds it",
+            variant.name()
+        )
+    })?;
     load(&cache.join(name))
 }
 
 fn load(dir: &Path) -> Result<Image> {
     let path = dir.join("note.json");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let note: Note = serde_json::from_str(&text)
         .with_context(|| format!("{} is damaged; remove its folder", path.display()))?;
     let disk = dir.join("disk.raw");
-    let size = fs::metadata(&disk).with_context(|| format!("cannot find {}", disk.display()))?.len();
-    Ok(Image { disk, stamp: note.stamp, size })
+    let size = fs::metadata(&disk)
+        .with_context(|| format!("cannot find {}", disk.display()))?
+        .len();
+    Ok(Image {
+        disk,
+        stamp: note.stamp,
+        size,
+    })
 }
 
 /// Changes whenever the recipe does.
@@ -193,7 +212,9 @@ fn build(variant: Variant, sources: &sources::Sources, cache: &Path, dir: &Path)
     let stamp = stamp()?;
     bootstrap(variant, sources, work.path(), &stamp)?;
 
-    let made = tempfile::Builder::new().prefix("image-").tempdir_in(cache)?;
+    let made = tempfile::Builder::new()
+        .prefix("image-")
+        .tempdir_in(cache)?;
     let disk = made.path().join("disk.raw");
     assemble(variant, work.path(), &disk)?;
     let note = serde_json::to_string(&Note { stamp })?;
@@ -207,7 +228,11 @@ fn build(variant: Variant, sources: &sources::Sources, cache: &Path, dir: &Path)
 fn stamp() -> Result<String> {
     let uuid = fs::read_to_string("/proc/sys/kernel/random/uuid")
         .context("cannot read /proc/sys/kernel/random/uuid")?;
-    Ok(uuid.chars().filter(char::is_ascii_hexdigit).take(16).collect())
+    Ok(uuid
+        .chars()
+        .filter(char::is_ascii_hexdigit)
+        .take(16)
+        .collect())
 }
 
 /// Makes the root file system and the loaders in the folder `work`.
@@ -237,8 +262,8 @@ fn bootstrap(variant: Variant, sources: &sources::Sources, work: &Path, stamp: &
         command.arg("-");
     }
     let log_path = paths::lab("cache")?.join(format!("image-{}.log", variant.name()));
-    let log = File::create(&log_path)
-        .with_context(|| format!("cannot make {}", log_path.display()))?;
+    let log =
+        File::create(&log_path).with_context(|| format!("cannot make {}", log_path.display()))?;
     let mut child = command
         .env("TMPDIR", work)
         .stdin(Stdio::piped())
@@ -280,10 +305,16 @@ fn assemble(variant: Variant, work: &Path, disk: &Path) -> Result<()> {
     partition(variant, work, disk)?;
 
     let esp = work.join("esp.fat");
-    File::create(&esp)?.set_len((ROOT - ESP) * MIB).context("cannot size the EFI partition")?;
+    File::create(&esp)?
+        .set_len((ROOT - ESP) * MIB)
+        .context("cannot size the EFI partition")?;
     let esp_argument = esp.display().to_string();
     let mtools = |program: &str, arguments: &[&str]| {
-        output_of(Command::new(program).args(["-i", &esp_argument]).args(arguments))
+        output_of(
+            Command::new(program)
+                .args(["-i", &esp_argument])
+                .args(arguments),
+        )
     };
     mtools("mformat", &["-v", "ESP", "-N", "b0061e00", "::"])?;
     mtools("mmd", &["::/EFI", "::/EFI/BOOT"])?;
@@ -331,13 +362,19 @@ fn partition(variant: Variant, work: &Path, disk: &Path) -> Result<()> {
     fs::write(&path, script).context("cannot write the list of partitions")?;
     let input = File::open(&path).context("cannot read the list of partitions")?;
     let output = Command::new("sh")
-        .args(["-c", "PATH=$PATH:/usr/sbin:/sbin exec sfdisk --quiet \"$0\""])
+        .args([
+            "-c",
+            "PATH=$PATH:/usr/sbin:/sbin exec sfdisk --quiet \"$0\"",
+        ])
         .arg(disk)
         .stdin(input)
         .output()
         .context("cannot run sfdisk (package fdisk)")?;
     if !output.status.success() {
-        bail!("sfdisk failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "sfdisk failed: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }

@@ -39,7 +39,9 @@ pub fn of_host() -> Result<Sources> {
 
 fn choose(release: &str, targets: &str, configuration: &str) -> Sources {
     let field = |name: &str| {
-        let line = release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        let line = release
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
         line.map(|value| value.trim_matches('"'))
     };
     let mut suite = FALLBACK;
@@ -51,9 +53,9 @@ fn choose(release: &str, targets: &str, configuration: &str) -> Sources {
             else {
                 continue;
             };
-            let more = of.strip_prefix(name).is_some_and(|rest| {
-                matches!(rest, "" | "-updates" | "-security")
-            });
+            let more = of
+                .strip_prefix(name)
+                .is_some_and(|rest| matches!(rest, "" | "-updates" | "-security"));
             let line = format!("deb {uri} {of} main");
             if more && !lines.contains(&line) {
                 lines.push(line);
@@ -63,13 +65,21 @@ fn choose(release: &str, targets: &str, configuration: &str) -> Sources {
     let apt_options = configuration
         .lines()
         .filter(|line| {
-            ["Acquire::http::Proxy ", "Acquire::https::Proxy ", "Acquire::Check-Valid-Until "]
-                .iter()
-                .any(|option| line.starts_with(option))
+            [
+                "Acquire::http::Proxy ",
+                "Acquire::https::Proxy ",
+                "Acquire::Check-Valid-Until ",
+            ]
+            .iter()
+            .any(|option| line.starts_with(option))
         })
         .map(|line| line.trim_end_matches(';').to_owned())
         .collect();
-    Sources { suite: suite.to_owned(), lines, apt_options }
+    Sources {
+        suite: suite.to_owned(),
+        lines,
+        apt_options,
+    }
 }
 
 #[cfg(test)]
@@ -98,7 +108,10 @@ mod tests {
                 "deb http://security.example/ bookworm-security main"
             ]
         );
-        assert_eq!(sources.apt_options, ["Acquire::http::Proxy \"http://cache:3142/\""]);
+        assert_eq!(
+            sources.apt_options,
+            ["Acquire::http::Proxy \"http://cache:3142/\""]
+        );
     }
 
     #[test]
@@ -106,6 +119,9 @@ mod tests {
         let ubuntu = "ID=ubuntu\nVERSION_CODENAME=noble\n";
         let targets = "http://archive.ubuntu.com/ubuntu/ noble main Ubuntu amd64\n";
         let sources = choose(ubuntu, targets, "");
-        assert_eq!((sources.suite.as_str(), sources.lines.len()), ("bookworm", 0));
+        assert_eq!(
+            (sources.suite.as_str(), sources.lines.len()),
+            ("bookworm", 0)
+        );
     }
 }

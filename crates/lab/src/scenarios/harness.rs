@@ -75,10 +75,17 @@ fn network(run: &Run) -> Result<()> {
     let receiver = two.run(|| bind(two.address()))??;
     receiver.set_read_timeout(Some(Duration::from_secs(10)))?;
     let sender = one.run(|| bind(one.address()))??;
-    sender.send_to(b"hello", (two.address(), 7777)).context("cannot send over the bridge")?;
+    sender
+        .send_to(b"hello", (two.address(), 7777))
+        .context("cannot send over the bridge")?;
     let mut buffer = [0; 16];
-    let (length, from) = receiver.recv_from(&mut buffer).context("nothing came over the bridge")?;
-    ensure!(buffer.get(..length) == Some(b"hello"), "something else came");
+    let (length, from) = receiver
+        .recv_from(&mut buffer)
+        .context("nothing came over the bridge")?;
+    ensure!(
+        buffer.get(..length) == Some(b"hello"),
+        "something else came"
+    );
     ensure!(from.ip() == one.address(), "it came from {from}");
     run.say("a datagram crossed the bridge");
 
@@ -91,7 +98,9 @@ fn network(run: &Run) -> Result<()> {
     for link in links.lines() {
         let name = link.split_whitespace().nth(1).unwrap_or_default();
         ensure!(
-            ["lo:", "br0:", "port-one@", "port-two@", "tap0:"].iter().any(|our| name.starts_with(our)),
+            ["lo:", "br0:", "port-one@", "port-two@", "tap0:"]
+                .iter()
+                .any(|our| name.starts_with(our)),
             "there is a link in the lab's namespace that it did not make: {link}"
         );
     }
@@ -123,11 +132,24 @@ fn from_disk(run: &Run, firmware: Firmware) -> Result<()> {
     run.say(&format!("{firmware}, by {}", machine.accelerator()));
     machine.power_on()?;
     let seen = machine.wait_for("BUGLER-LAB: up from", STAGE)?;
-    run.say(&format!("{:.1} s after power-on: {}", seen.at.as_secs_f64(), seen.line));
+    run.say(&format!(
+        "{:.1} s after power-on: {}",
+        seen.at.as_secs_f64(),
+        seen.line
+    ));
     let uuid = &machine.spec().uuid;
-    ensure!(seen.line.contains(&format!("machine {uuid}")), "it is another machine");
-    ensure!(seen.line.contains(&format!("image {}", image.stamp)), "it is another image");
-    ensure!(machine.disk_written()? > 0, "a system that is up has written to its disk");
+    ensure!(
+        seen.line.contains(&format!("machine {uuid}")),
+        "it is another machine"
+    );
+    ensure!(
+        seen.line.contains(&format!("image {}", image.stamp)),
+        "it is another image"
+    );
+    ensure!(
+        machine.disk_written()? > 0,
+        "a system that is up has written to its disk"
+    );
     Ok(())
 }
 
@@ -162,20 +184,45 @@ fn from_network(run: &Run, firmware: Firmware) -> Result<()> {
     run.say(&format!("{firmware}, by {}", machine.accelerator()));
     machine.power_on()?;
     let asked = dnsmasq.process().wait_for("DHCPDISCOVER", STAGE)?;
-    ensure!(asked.line.contains(&machine.spec().mac.to_string()), "somebody else asks: {asked:?}");
-    run.say(&format!("{:.1} s after power-on: asks for an address", machine.console()?.age().as_secs_f64()));
+    ensure!(
+        asked.line.contains(&machine.spec().mac.to_string()),
+        "somebody else asks: {asked:?}"
+    );
+    run.say(&format!(
+        "{:.1} s after power-on: asks for an address",
+        machine.console()?.age().as_secs_f64()
+    ));
     let seen = machine.wait_for("BUGLER-LAB: script on", STAGE)?;
-    run.say(&format!("{:.1} s after power-on: {}", seen.at.as_secs_f64(), seen.line));
-    ensure!(seen.line.ends_with(&machine.spec().mac.to_string()), "the script has another MAC");
-    machine.wait_for(&format!("BUGLER-LAB: serial {}", machine.spec().serial), STAGE)?;
-    machine.wait_for(&format!("BUGLER-LAB: machine {}", machine.spec().uuid), STAGE)?;
+    run.say(&format!(
+        "{:.1} s after power-on: {}",
+        seen.at.as_secs_f64(),
+        seen.line
+    ));
+    ensure!(
+        seen.line.ends_with(&machine.spec().mac.to_string()),
+        "the script has another MAC"
+    );
+    machine.wait_for(
+        &format!("BUGLER-LAB: serial {}", machine.spec().serial),
+        STAGE,
+    )?;
+    machine.wait_for(
+        &format!("BUGLER-LAB: machine {}", machine.spec().uuid),
+        STAGE,
+    )?;
     machine.wait_reboot(STAGE)?;
-    ensure!(machine.disk_written()? == 0, "nobody was told to write to the disk");
+    ensure!(
+        machine.disk_written()? == 0,
+        "nobody was told to write to the disk"
+    );
     run.say("it stopped where it would reboot");
     machine.resume()?;
     machine.wait_for("BUGLER-LAB: script on", STAGE)?;
     machine.cut_power()?;
-    ensure!(machine.console().is_err(), "a machine without power has a console");
+    ensure!(
+        machine.console().is_err(),
+        "a machine without power has a console"
+    );
     run.say("it rebooted and did it again; then its power was cut");
     Ok(())
 }

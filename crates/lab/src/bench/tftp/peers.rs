@@ -52,7 +52,10 @@ impl Peer {
         let command = self.command(dir)?;
         let log = dir.join(format!("{}.log", self.name()));
         let process = Process::start(self.name(), command, &log)?;
-        let running = Running { peer: self, process };
+        let running = Running {
+            peer: self,
+            process,
+        };
         super::wait_until_it_serves(running.address()).with_context(|| {
             format!(
                 "{} does not serve; it said: {}",
@@ -74,12 +77,25 @@ impl Peer {
         };
         match self {
             Self::Bugler => {
-                command.arg("tftp-server").arg("--dir").arg(dir).args(["--port", &port]);
+                command
+                    .arg("tftp-server")
+                    .arg("--dir")
+                    .arg(dir)
+                    .args(["--port", &port]);
             }
             Self::Dnsmasq => {
                 command
-                    .args(["--no-daemon", "--conf-file=/dev/null", "--port=0", "--quiet-tftp"])
-                    .args(["--listen-address=127.0.0.1", "--bind-interfaces", "--user=root"])
+                    .args([
+                        "--no-daemon",
+                        "--conf-file=/dev/null",
+                        "--port=0",
+                        "--quiet-tftp",
+                    ])
+                    .args([
+                        "--listen-address=127.0.0.1",
+                        "--bind-interfaces",
+                        "--user=root",
+                    ])
                     // Its own limit is 50 transfers.
                     .args(["--enable-tftp", "--tftp-max=1000"])
                     .arg(format!("--tftp-root={}", dir.display()));

@@ -46,7 +46,10 @@ pub(super) struct Row {
 
 impl Row {
     pub(super) fn new(name: &'static str) -> Self {
-        Self { name, cells: Vec::new() }
+        Self {
+            name,
+            cells: Vec::new(),
+        }
     }
 
     pub(super) fn push(&mut self, cell: Cell) {
@@ -97,8 +100,11 @@ pub(super) fn print_head() {
 pub(super) fn print_row(clients: usize, windowsize: u16, rows: &[Row]) {
     for row in rows {
         let agreed = row.cells.first().map_or(1, |cell| cell.windowsize);
-        let note =
-            if agreed < windowsize { format!("  (knows no window: {agreed})") } else { String::new() };
+        let note = if agreed < windowsize {
+            format!("  (knows no window: {agreed})")
+        } else {
+            String::new()
+        };
         println!(
             "{windowsize:>6}  {clients:>7}  {:<7}  {:>5.0}  {:>8.2}{note}",
             row.name,
@@ -123,7 +129,10 @@ pub(super) fn print_row(clients: usize, windowsize: u16, rows: &[Row]) {
             _ => None,
         };
         if let Some(wanted) = wanted {
-            said.push_str(&format!(" at most {wanted:.2}x asked: {};", verdict(share <= wanted)));
+            said.push_str(&format!(
+                " at most {wanted:.2}x asked: {};",
+                verdict(share <= wanted)
+            ));
         }
     }
     println!("{}", said.trim_end_matches(';'));
