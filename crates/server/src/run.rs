@@ -104,7 +104,10 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<()> {
     ));
     let operator_plane = tokio::spawn(bugler_api::serve(
         operator,
-        bugler_api::guarded(bugler_api::operator_router(state.clone()), state),
+        bugler_api::guarded(
+            bugler_api::operator_router(state.clone()).merge(bugler_web::router(state.clone())),
+            state,
+        ),
         stop.clone(),
     ));
 
