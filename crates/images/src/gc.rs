@@ -79,7 +79,7 @@ impl Collector {
             }
             // The lock spans the question and the removal: an add pins first and looks second.
             let keep = lock(&self.inner.keep);
-            if true {
+            if !keep.keeps_chunk(&hash) {
                 remove(&path, dry_run, &mut report)?;
             }
             Ok(())

@@ -10,10 +10,14 @@
 //! however it ends, the inner one reads the end of file and ends as well.
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::mount::{MountFlags, mount};
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsRawFd;
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
@@ -50,20 +54,54 @@ pub fn enter(limit: Duration) -> Result<Side> {
         settle(&outside)?;
         return Ok(Side::Inside);
     }
-    let mut inner = start_inner()?;
-    match wait(&mut inner, limit)? {
-        Some(status) => Ok(Side::Outside(exit_code(status))),
-        None => {
-            inner
-                .kill()
-                .context("cannot end the program inside the private network")?;
-            inner.wait()?;
+    let never = AtomicBool::new(false);
+    match enter_with(limit, &[], &never)? {
+        Some(code) => Ok(Side::Outside(code)),
+        None => bail!("the scenario was stopped"),
+    }
+}
+
+/// The outer program's part of [`enter`], for one that has more to say: the inner program gets the
+/// variables `environment` as well, and is ended as soon as `stop` is set; then the result is `None`.
+///
+/// # Errors
+///
+/// As [`enter`].
+pub fn enter_with(
+    limit: Duration,
+    environment: &[(&str, OsString)],
+    stop: &AtomicBool,
+) -> Result<Option<ExitCode>> {
+    let mut inner = start_inner(environment)?;
+    let end = Instant::now() + limit;
+    loop {
+        if stop.load(Ordering::Relaxed) {
+            kill(&mut inner)?;
+            return Ok(None);
+        }
+        if let Some(status) = inner
+            .try_wait()
+            .context("cannot wait for the inner program")?
+        {
+            return Ok(Some(exit_code(status)));
+        }
+        if Instant::now() >= end {
+            kill(&mut inner)?;
             bail!(
                 "the scenario was still running after {} s and was ended",
                 limit.as_secs()
             );
         }
+        thread::sleep(Duration::from_millis(50));
     }
+}
+
+fn kill(inner: &mut Child) -> Result<()> {
+    inner
+        .kill()
+        .context("cannot end the program inside the private network")?;
+    inner.wait().context("cannot wait for the inner program")?;
+    Ok(())
 }
 
 /// The arguments with which `unshare` gives us a private network here.
@@ -92,34 +130,21 @@ fn unshare_arguments() -> Result<Vec<&'static str>> {
     )
 }
 
-fn start_inner() -> Result<Child> {
-    let program = env::current_exe().context("cannot find this program's own file")?;
+fn start_inner(environment: &[(&str, OsString)]) -> Result<Child> {
+    // Our own file, even when a build has put another one in its place meanwhile. Children inherit
+    // it; that does no harm.
+    let program = File::open("/proc/self/exe").context("cannot open this program's own file")?;
+    fcntl_setfd(&program, FdFlags::empty()).context("cannot let a child have an open file")?;
     Command::new("unshare")
         .args(unshare_arguments()?)
         .arg("--")
-        .arg(&program)
+        .arg(format!("/proc/self/fd/{}", program.as_raw_fd()))
         .args(env::args_os().skip(1))
         .env(OUTSIDE, network_namespace()?)
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         .spawn()
         .context("cannot start the program again inside a private network")
-}
-
-/// Waits for `child` for at most `limit`. Its standard input stays open.
-fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
-    let end = Instant::now() + limit;
-    loop {
-        if let Some(status) = child
-            .try_wait()
-            .context("cannot wait for the inner program")?
-        {
-            return Ok(Some(status));
-        }
-        if Instant::now() >= end {
-            return Ok(None);
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
 }
 
 fn exit_code(status: ExitStatus) -> ExitCode {

@@ -13,7 +13,7 @@
 //!             │        └────── tap1 ── QEMU machine "n2"
 //!             ├─ host "srv"  (namespace; veth on br0)  bugler serve
 //!             ├─ host "dhcp" (namespace; veth on br0)  dnsmasq
-//!             └─ tcpdump on br0
+//!             └─ capture of br0
 //! ```
 //!
 //! # How to write a scenario
@@ -63,6 +63,7 @@ pub mod api;
 pub mod bench;
 pub mod capture;
 pub mod console;
+pub mod demo;
 pub mod disk;
 pub mod enclosure;
 pub mod gpt;
@@ -70,6 +71,7 @@ pub mod image;
 pub mod machine;
 pub mod net;
 pub mod nvram;
+mod packet_address;
 pub mod paths;
 pub mod peers;
 pub mod process;

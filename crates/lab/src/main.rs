@@ -1,9 +1,11 @@
-//! The lab's command line: end-to-end scenarios, the image that they deploy.
+//! The lab's command line: end-to-end scenarios, the demo, the benchmarks.
 
 use anyhow::{Result, bail};
-use bugler_lab::bench::tftp;
+use bugler_lab::bench::{self, Bench, tftp};
+use bugler_lab::demo;
 use bugler_lab::enclosure::{self, Side};
 use bugler_lab::image::{self, Variant};
+use bugler_lab::machine::Firmware;
 use bugler_lab::product;
 use bugler_lab::run::Run;
 use bugler_lab::scenarios::{self, Scenario};
@@ -27,6 +29,16 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Play the whole story: a machine boots from the network, gets a Debian image, and starts from
+    /// its own disk. Exit code 0 only when it did.
+    Demo {
+        /// Leave everything running at the end, with the dashboard, until Ctrl-C.
+        #[arg(long)]
+        keep: bool,
+        /// The machine's firmware.
+        #[arg(long, value_enum, default_value_t = FirmwareName::Bios)]
+        firmware: FirmwareName,
+    },
     /// Play an end-to-end scenario; without a name, list them.
     E2e {
         /// Which one.
@@ -59,10 +71,10 @@ enum Command {
     },
 }
 
-#[derive(Subcommand)]
-enum Bench {
-    /// TFTP, beside dnsmasq and atftpd.
-    Tftp(tftp::Options),
+#[derive(Clone, Copy, ValueEnum)]
+enum FirmwareName {
+    Bios,
+    Uefi,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -105,7 +117,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
             println!("{}", image.disk.display());
             Ok(ExitCode::SUCCESS)
         }
-        Command::Bench { what } => bench(what),
+        Command::Demo { keep, firmware } => {
+            let firmware = match firmware {
+                FirmwareName::Bios => Firmware::Bios,
+                FirmwareName::Uefi => Firmware::Uefi,
+            };
+            demo::play(demo::Options { firmware, keep })
+        }
+        Command::Bench { what } => measure(what.as_ref()),
         Command::TftpServer { dir, port } => {
             tftp::serve(&dir, port)?;
             Ok(ExitCode::SUCCESS)
@@ -113,18 +132,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-fn bench(what: Option<Bench>) -> Result<ExitCode> {
+fn measure(what: Option<&Bench>) -> Result<ExitCode> {
+    if !enclosure::is_inside() {
+        bench::prepare(what)?;
+    }
     if let Side::Outside(code) = enclosure::enter(BENCH_LIMIT)? {
         return Ok(code);
     }
-    match what {
-        Some(Bench::Tftp(options)) => tftp::run(&options)?,
-        None => tftp::run(&tftp::Options {
-            rounds: 5,
-            no_loss: false,
-            only_loss: false,
-        })?,
-    }
+    bench::run(what)?;
     Ok(ExitCode::SUCCESS)
 }
 

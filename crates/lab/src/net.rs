@@ -133,6 +133,25 @@ impl Host {
         command
     }
 
+    /// Lets it send `mbit` Mbit/s at most, from now on.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn limit_rate(&self, mbit: u32) -> Result<()> {
+        let rate = format!("{mbit}mbit");
+        // A burst of 256 KiB: larger than what segmentation offload hands over at once.
+        let filter = [
+            "root", "tbf", "rate", &rate, "burst", "256kb", "latency", "100ms",
+        ];
+        let mut command = Command::new("tc");
+        command
+            .args(["-n", &self.name, "qdisc", "replace", "dev", INTERFACE])
+            .args(filter);
+        output_of(&mut command).with_context(|| format!("cannot slow {} down", self.name))?;
+        Ok(())
+    }
+
     /// Does `work` on a thread whose sockets belong to this host.
     ///
     /// # Errors

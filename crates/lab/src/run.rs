@@ -78,9 +78,9 @@ impl Run {
     ///
     /// # Errors
     ///
-    /// When tcpdump does not start.
+    /// When the kernel refuses.
     pub fn capture(&self, _net: &Net) -> Result<Capture> {
-        Capture::start(&self.file("bridge.pcap"), &self.file("tcpdump.log"))
+        Capture::start(&self.file("bridge.pcap"))
     }
 
     /// Ends the run. After a success, and unless `keep`, nothing is left of it; after a failure

@@ -86,6 +86,11 @@ impl<'r> Site<'r> {
         })
     }
 
+    /// See [`Run::say`].
+    pub fn say(&self, text: &str) {
+        self.run.say(text);
+    }
+
     /// A machine with a poisoned disk of `mib` MiB, which stops, at first, where it would reboot.
     ///
     /// # Errors

@@ -104,10 +104,7 @@ pub async fn serve(config: Config, stop: CancellationToken) -> Result<()> {
     ));
     let operator_plane = tokio::spawn(bugler_api::serve(
         operator,
-        bugler_api::guarded(
-            bugler_api::operator_router(state.clone()).merge(bugler_web::router(state.clone())),
-            state,
-        ),
+        bugler_api::operator_router(state.clone()).merge(bugler_web::router(state)),
         stop.clone(),
     ));
 
@@ -170,9 +167,10 @@ async fn open_images(state_dir: &Path, store: &dyn Store) -> Result<Arc<ChunkSto
         .await?
         .context("could not open the image store")?;
     let images = Arc::new(images);
-    bugler_api::collect_garbage(store, &images, false)
-        .await
-        .context("could not clean the image store")?;
+    // A damaged image stops nothing but its own deploys, and nothing is removed beside it.
+    if let Err(error) = bugler_api::collect_garbage(store, &images, false).await {
+        tracing::warn!("what interrupted adds left was not removed: {error}");
+    }
     Ok(images)
 }
 

@@ -155,6 +155,14 @@ impl Timeline {
         let Some(firmware) = facts.firmware else {
             return Ok(());
         };
+        // Before it is observed, which would take it for a machine that begins to boot.
+        if plan.goal == Goal::Local
+            && let Some(device) = self.store.find_client(facts.mac, facts.uuid)
+            && self.asks_on(&device, at).await?
+        {
+            self.store.touch(device.id, None, at);
+            return Ok(());
+        }
         let sighting = Sighting {
             mac: facts.mac,
             uuid: facts.uuid,
@@ -200,6 +208,17 @@ impl Timeline {
         self.event(&device, Some(session), text, at).await
     }
 
+    /// Whether a device that was sent to its disk asks again in the same boot.
+    async fn asks_on(&self, device: &Device, at: Timestamp) -> Result<bool, StoreError> {
+        if self.store.open_session(device.id).is_some() {
+            return Ok(false);
+        }
+        let latest = self.store.sessions(device.id, 1).await?;
+        Ok(latest.first().is_some_and(|session| {
+            session.outcome == Outcome::Local && at.millis_since(session.started) < LOCAL_QUIET_MS
+        }))
+    }
+
     /// A device whose network boot is off asked: that is one boot, however often it asks.
     async fn sent_to_disk(
         &self,
@@ -212,14 +231,6 @@ impl Timeline {
             self.store.reach_stage(open.id, Stage::Local, at).await?;
             self.store.end_session(open.id, Outcome::Local, at).await?;
         } else {
-            let latest = self.store.sessions(device.id, 1).await?;
-            let asks_on = latest.first().is_some_and(|session| {
-                session.outcome == Outcome::Local
-                    && at.millis_since(session.started) < LOCAL_QUIET_MS
-            });
-            if asks_on {
-                return Ok(());
-            }
             let session = self
                 .store
                 .begin_session(device.id, Some(firmware), at)

@@ -14,6 +14,7 @@
 //! next block is all there is, and it is spent on one receive and one send.
 
 mod conn;
+mod conns;
 mod listener;
 mod openers;
 mod timers;
@@ -23,6 +24,8 @@ use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::error::Error;
 use crate::observer::Observer;
@@ -57,7 +60,8 @@ pub struct Config {
     /// Where to listen; at least one.
     pub listen: Vec<Listen>,
     /// How many transfers may be under way; what comes beyond is dropped, and the client asks again.
-    /// Each takes one file descriptor (two, when it sends a file) and at most about 160 KiB.
+    /// Each takes one file descriptor (two, when it sends a file) and at most about 130 KiB; the limit
+    /// of the process on descriptors is raised for them, as far as that is allowed.
     pub max_transfers: usize,
     /// The largest `windowsize` to agree to, in blocks (RFC 7440).
     pub max_windowsize: u16,
@@ -100,6 +104,7 @@ impl Server {
             .map(Listener::bind)
             .collect::<Result<Vec<_>, Error>>()?;
         let local_addrs = listeners.iter().map(Listener::local_addr).collect();
+        raise_file_limit(config.max_transfers);
         let stop = Arc::new(AtomicBool::new(false));
         let waker = Waker::new().map_err(Error::resources("make an eventfd"))?;
         let worker = Worker::new(
@@ -120,6 +125,32 @@ impl Server {
             waker,
             thread: Some(thread),
         })
+    }
+}
+
+/// Lets this process have the descriptors that so many transfers take, as far as it may: the usual
+/// limit of 1024 is there for programs that use `select`.
+fn raise_file_limit(transfers: usize) {
+    // What the rest of the process needs, generously.
+    const OTHERS: u64 = 512;
+    let wanted = OTHERS.saturating_add(2 * transfers as u64);
+    let limit = getrlimit(Resource::Nofile);
+    let current = limit.current.unwrap_or(u64::MAX);
+    if current >= wanted {
+        return;
+    }
+    let possible = limit.maximum.map_or(wanted, |maximum| maximum.min(wanted));
+    let raised = Rlimit {
+        current: Some(possible.max(current)),
+        maximum: limit.maximum,
+    };
+    if possible < wanted || setrlimit(Resource::Nofile, raised).is_err() {
+        tracing::warn!(
+            transfers,
+            wanted,
+            possible,
+            "TFTP may run out of file descriptors: raise the limit (LimitNOFILE= or ulimit -n)"
+        );
     }
 }
 

@@ -25,7 +25,8 @@ pub enum Content {
     Bytes(Bytes),
     /// The first `len` bytes of an open file, which should not change meanwhile: a file that turns
     /// out to be shorter fails the transfer. It is read a little ahead, so that many clients who
-    /// read the same file share the kernel's cache of it and cost no memory of their own.
+    /// read the same file share the kernel's cache of it. It is read on the thread that serves all
+    /// transfers: give files on local disks, not on a network file system that may hang.
     File {
         /// The file, open for reading.
         file: File,

@@ -89,7 +89,7 @@ async fn main() -> Done {
 fn image(images: &ChunkStore, name: &str, mib: u64, seed: u8) -> Result<NewImage, Box<dyn Error>> {
     let data = std::io::repeat(seed)
         .take(mib << 18)
-        .chain(std::io::repeat(0).take(mib * 3 << 18));
+        .chain(std::io::repeat(0).take((mib * 3) << 18));
     let added = images.add(data, AddOptions::default())?;
     Ok(NewImage {
         name: name.parse()?,
@@ -126,7 +126,7 @@ async fn machine(
     model: &str,
     at: Timestamp,
 ) -> Result<DeviceId, Box<dyn Error>> {
-    let firmware = Some(if number % 2 == 0 {
+    let firmware = Some(if number.is_multiple_of(2) {
         Firmware::UefiPxe
     } else {
         Firmware::BiosPxe

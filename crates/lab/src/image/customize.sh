@@ -10,6 +10,8 @@
 #   UUID    of the root file system
 #   MIB     size of the root file system
 set -eu
+# Another user reads what is written here.
+umask 022
 root=$1 folder=$2 stamp=$3 uuid=$4 mib=$5
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -98,4 +100,3 @@ mke2fs -q -t ext4 -U "$uuid" -L root -E lazy_itable_init=0,lazy_journal_init=0 \
     -d "$folder/view" "$folder/root.ext4"
 umount "$folder/view"
 rmdir "$folder/view"
-chmod 644 "$folder"/*

@@ -1,6 +1,10 @@
 //! What is proved with real firmware, one function each.
 
+mod deploy;
 mod harness;
+mod interrupted;
+mod stages;
+mod two;
 
 use crate::run::Run;
 use anyhow::Result;
@@ -26,13 +30,14 @@ pub struct Scenario {
 }
 
 /// Every scenario.
-#[must_use]
-pub fn all() -> &'static [Scenario] {
-    harness::ALL
+pub fn all() -> impl Iterator<Item = &'static Scenario> {
+    [harness::ALL, deploy::ALL, two::ALL, interrupted::ALL]
+        .into_iter()
+        .flatten()
 }
 
 /// The scenario with that name.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Scenario> {
-    all().iter().find(|scenario| scenario.name == name)
+    all().find(|scenario| scenario.name == name)
 }

@@ -52,22 +52,17 @@ enum Sent {
 }
 
 impl Conn {
-    /// Agrees on terms, opens a socket and sends the first answer. Gives the transfer, the event that
+    /// Agrees on terms and sends the first answer through `link`. Gives the transfer, the event that
     /// it started, and the event that ended it at once, if one did.
-    ///
-    /// # Errors
-    /// Whatever making the socket brings, with the job that it was for.
     pub(super) fn start(
         job: Job,
+        link: Link,
         content: Content,
         size: u64,
         max_windowsize: u16,
         now: Duration,
-    ) -> Result<(Self, Event, Option<Event>), (Job, io::Error)> {
-        let (socket, mtu) = match connect(&job.route) {
-            Ok(made) => made,
-            Err(error) => return Err((job, error)),
-        };
+    ) -> (Self, Event, Option<Event>) {
+        let Link { socket, mtu } = link;
         let limits = Limits {
             blksize: Limits::blksize_for_mtu(mtu),
             windowsize: max_windowsize,
@@ -105,7 +100,7 @@ impl Conn {
             windowsize: terms.windowsize,
         };
         let ended = conn.perform(first, now);
-        Ok((conn, started, ended))
+        (conn, started, ended)
     }
 
     /// When it wants [`timeout`](Self::timeout) to be called.
@@ -287,11 +282,22 @@ pub(super) fn refuse(route: &Route, code: ErrorCode, message: &str) {
     }
 }
 
-fn connect(route: &Route) -> io::Result<(OwnedFd, u32)> {
-    let socket = route.connect()?;
-    // Of the route to this client, so never more than the interface's.
-    let mtu = rustix::net::sockopt::ip_mtu(&socket)?;
-    Ok((socket, mtu))
+/// A socket that hears only one client.
+#[derive(Debug)]
+pub(super) struct Link {
+    socket: OwnedFd,
+    /// Of the route to the client, so never more than the interface's.
+    mtu: u32,
+}
+
+impl Link {
+    /// # Errors
+    /// Whatever making the socket brings.
+    pub(super) fn new(route: &Route) -> io::Result<Self> {
+        let socket = route.connect()?;
+        let mtu = rustix::net::sockopt::ip_mtu(&socket)?;
+        Ok(Self { socket, mtu })
+    }
 }
 
 /// Sends datagrams of `len` bytes, the last maybe shorter.

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +12,8 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
 use super::Config;
-use super::conn::{self, Conn};
+use super::conn::{self, Conn, Link};
+use super::conns::Conns;
 use super::listener::{Listener, Route};
 use super::openers::{Job, Opened, Openers, Waker};
 use super::timers::Timers;
@@ -28,8 +29,7 @@ const EVENTS: usize = 512;
 const REQUESTS_AT_A_TIME: usize = 64;
 /// The largest request that is read. RFC 2347 allows 512.
 const REQUEST_BUFFER: usize = 2048;
-/// The token of the eventfd; the listeners follow it. Tokens of transfers have a generation, at least
-/// 1, in their upper half.
+/// The token of the eventfd; the listeners follow it, and those of [`Conns`] begin far beyond.
 const WAKER: u64 = 0;
 /// How long to look for an ACK before sleeping, when the last one came within this time. To fall
 /// asleep and be woken costs some microseconds, which a lone client in lockstep pays for each block.
@@ -54,8 +54,7 @@ pub(super) struct Worker {
     opening: usize,
     requests: u64,
     complained: Option<Duration>,
-    /// The last wait was so short that sleeping costs more than it saves.
-    spin: bool,
+    spin: Spin,
     epoch: Instant,
 }
 
@@ -66,54 +65,33 @@ struct Waiting {
     token: Option<u64>,
 }
 
-/// Transfers, each named by a token that is never given twice.
-#[derive(Default)]
-struct Conns {
-    slots: Vec<(u32, Option<Conn>)>,
-    free: Vec<u32>,
+/// Whether to look for the next ACK before sleeping. It pays where the client runs on another
+/// processor and answers at once. Where it waits for this very processor, it does not: each failure
+/// doubles the number of chances that are let go by.
+#[derive(Debug, Default)]
+struct Spin {
+    /// The last wait was short.
+    chance: bool,
+    skip: u32,
+    penalty: u32,
 }
 
-impl Conns {
-    fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+impl Spin {
+    fn wanted(&mut self) -> bool {
+        if self.chance && self.skip > 0 {
+            self.skip -= 1;
+            return false;
+        }
+        self.chance
     }
 
-    fn insert(&mut self, conn: Conn) -> u64 {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push((0, None));
-            (self.slots.len() - 1) as u32
-        });
-        let slot = &mut self.slots[index as usize];
-        slot.0 = slot.0.wrapping_add(1).max(1);
-        slot.1 = Some(conn);
-        u64::from(slot.0) << 32 | u64::from(index)
+    fn tried(&mut self, found: bool) {
+        self.penalty = if found { 0 } else { (self.penalty * 2).clamp(1, 1 << 12) };
+        self.skip = self.penalty;
     }
 
-    fn slot(&mut self, token: u64) -> Option<&mut Option<Conn>> {
-        let slot = self.slots.get_mut(token as u32 as usize)?;
-        (u64::from(slot.0) == token >> 32).then_some(&mut slot.1)
-    }
-
-    fn get_mut(&mut self, token: u64) -> Option<&mut Conn> {
-        self.slot(token)?.as_mut()
-    }
-
-    fn get(&self, token: u64) -> Option<&Conn> {
-        let slot = self.slots.get(token as u32 as usize)?;
-        slot.1.as_ref().filter(|_| u64::from(slot.0) == token >> 32)
-    }
-
-    fn remove(&mut self, token: u64) -> Option<Conn> {
-        let conn = self.slot(token)?.take()?;
-        self.free.push(token as u32);
-        Some(conn)
-    }
-
-    fn drain(&mut self) -> impl Iterator<Item = Conn> {
-        self.free.clear();
-        std::mem::take(&mut self.slots)
-            .into_iter()
-            .filter_map(|slot| slot.1)
+    fn waited(&mut self, short: bool) {
+        self.chance = short;
     }
 }
 
@@ -129,7 +107,7 @@ impl Worker {
         let watch = Error::resources("watch its sockets (epoll)");
         let watch = |errno: Errno| watch(errno.into());
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(watch)?;
-        let add = |fd: std::os::fd::BorrowedFd<'_>, token| {
+        let add = |fd: BorrowedFd<'_>, token| {
             epoll::add(
                 &epoll,
                 fd,
@@ -137,9 +115,9 @@ impl Worker {
                 epoll::EventFlags::IN,
             )
         };
-        add(std::os::fd::AsFd::as_fd(&waker), WAKER).map_err(watch)?;
+        add(waker.as_fd(), WAKER).map_err(watch)?;
         for (listener, token) in listeners.iter().zip(WAKER + 1..) {
-            add(std::os::fd::AsFd::as_fd(listener), token).map_err(watch)?;
+            add(listener.as_fd(), token).map_err(watch)?;
         }
         let openers = Openers::start(config.openers, config.max_transfers.max(1), &source, &waker)?;
         Ok(Self {
@@ -156,7 +134,7 @@ impl Worker {
             opening: 0,
             requests: 0,
             complained: None,
-            spin: false,
+            spin: Spin::default(),
             epoch: Instant::now(),
         })
     }
@@ -223,7 +201,7 @@ impl Worker {
                 self.opening = self.opening.saturating_sub(1);
                 self.opened(opened, now);
             }
-        } else if token >> 32 == 0 {
+        } else if token < Conns::FIRST_TOKEN {
             self.requests_at(token - 1, now);
         } else if let Some(conn) = self.conns.get_mut(token) {
             let ended = conn.readable(now);
@@ -441,9 +419,13 @@ impl Worker {
                 return;
             }
         };
-        match Conn::start(job, content, size, self.config.max_windowsize, now) {
-            Ok((conn, started, ended)) => self.started(conn, &started, ended),
-            Err((job, error)) => {
+        match Link::new(&job.route) {
+            Ok(link) => {
+                let most = self.config.max_windowsize;
+                let (conn, started, ended) = Conn::start(job, link, content, size, most, now);
+                self.started(conn, &started, ended);
+            }
+            Err(error) => {
                 self.by_route.remove(&job.route);
                 let reason = format!("making a socket for the transfer: {error}");
                 self.observer

@@ -1,17 +1,15 @@
 //! Narrow networks, in a network namespace of the test's own: the block size fits the interface, and
 //! a path that becomes narrower during a transfer does not break it.
 
-mod site;
-
 use std::env;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
+use crate::site::{Site, content};
 use bugler_tftp::Event;
 use bugler_tftp::client::{Settings, fetch};
 use bugler_tftp::packet::{Mode, Options, Packet, Request};
-use site::{Site, content};
 
 const INSIDE: &str = "BUGLER_TFTP_TEST_NAMESPACE";
 
@@ -30,7 +28,7 @@ fn inside(name: &str) -> bool {
     let output = Command::new("unshare")
         .args(["--user", "--map-root-user", "--net", "--"])
         .arg(env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture"])
+        .args(["--exact", &format!("mtu::{name}"), "--nocapture"])
         .env(INSIDE, namespace)
         .output()
         .expect("unshare (util-linux) is needed by this test");

@@ -1,0 +1,6 @@
+//! The server on real sockets.
+
+mod foreign;
+mod mtu;
+mod serve;
+mod site;
