@@ -203,7 +203,7 @@ impl ChunkStore {
                 return Err(AddError::Cancelled);
             }
             let end = u64::from(index) * u64::from(CHUNK_SIZE) + content.len() as u64;
-            if false {
+            if end > limit {
                 return Err(AddError::TooLarge { limit });
             }
             if index == 0 {

@@ -171,3 +171,56 @@ impl Drop for Pins {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ChunkStore;
+
+    /// What a collection decided to be garbage can be pinned, used and released by an add before
+    /// the collection comes to remove it.
+    #[test]
+    fn what_is_released_during_a_collection_is_kept_until_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = ChunkStore::open(dir.path()).unwrap().inner;
+        let (chunk, manifest) = (ChunkHash([1; 32]), ChunkHash([2; 32]));
+        let keeps = || {
+            let keep = lock(&inner.keep);
+            (
+                keep.keeps_chunk(&chunk),
+                keep.manifests().contains(&manifest),
+            )
+        };
+        let use_both = || {
+            let (pins, hold) = (Pins::new(&inner), Hold::new(&inner, manifest));
+            assert!(pins.pin(chunk));
+            assert_eq!(keeps(), (true, true));
+            drop((pins, hold));
+        };
+        use_both();
+        assert_eq!(keeps(), (false, false));
+        assert!(lock(&inner.keep).begin());
+        assert_eq!(keeps(), (false, false));
+        use_both();
+        assert_eq!(keeps(), (true, true));
+        lock(&inner.keep).end();
+        assert_eq!(keeps(), (false, false));
+    }
+
+    #[test]
+    fn a_chunk_is_pinned_until_its_last_add_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let inner = ChunkStore::open(dir.path()).unwrap().inner;
+        let chunk = ChunkHash([1; 32]);
+        let (first, second) = (Pins::new(&inner), Pins::new(&inner));
+        assert!(first.pin(chunk));
+        assert!(!first.pin(chunk), "twice by one add");
+        assert!(lock(&inner.keep).is_pinned_once(&chunk));
+        assert!(second.pin(chunk));
+        assert!(!lock(&inner.keep).is_pinned_once(&chunk));
+        drop(first);
+        assert!(lock(&inner.keep).keeps_chunk(&chunk));
+        drop(second);
+        assert!(!lock(&inner.keep).keeps_chunk(&chunk));
+    }
+}

@@ -44,6 +44,17 @@ impl fmt::Display for Firmware {
     }
 }
 
+/// A kernel and an initramfs that a machine is started from, as from a USB stick.
+#[derive(Clone, Debug)]
+pub struct RamSystem {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initramfs.
+    pub initrd: PathBuf,
+    /// The kernel's arguments.
+    pub arguments: String,
+}
+
 /// What a machine is made of.
 #[derive(Clone, Debug)]
 pub struct Spec {
@@ -53,6 +64,8 @@ pub struct Spec {
     pub firmware: Firmware,
     /// The address of its only network card.
     pub mac: MacAddr,
+    /// Whether that card is in it.
+    pub network: bool,
     /// SMBIOS type 1: the machine's UUID.
     pub uuid: String,
     /// SMBIOS type 1: the machine's serial number.
@@ -63,6 +76,8 @@ pub struct Spec {
     pub disk: Option<PathBuf>,
     /// The disk's serial number.
     pub disk_serial: String,
+    /// A system that it starts from, whatever its firmware would choose.
+    pub ram_system: Option<RamSystem>,
     /// Whether it stops, at first, where it would reboot; [`Machine::resume`] lets it go on.
     pub pause_on_reboot: bool,
 }
@@ -75,11 +90,13 @@ impl Spec {
             name: name.to_owned(),
             firmware,
             mac: MacAddr([0x52, 0x54, 0x00, 0x20, 0x50, number]),
+            network: true,
             uuid: format!("b0061e00-1ab0-4000-8000-0000000000{number:02x}"),
             serial: format!("LAB-{number:04}"),
             memory_mib: 1024,
             disk: None,
             disk_serial: format!("DISK-{number:04}"),
+            ram_system: None,
             pause_on_reboot: false,
         }
     }
@@ -88,6 +105,13 @@ impl Spec {
     #[must_use]
     pub fn disk(mut self, disk: &Path) -> Self {
         self.disk = Some(disk.to_owned());
+        self
+    }
+
+    /// Without a network card: it goes to its disk at once.
+    #[must_use]
+    pub fn without_network(mut self) -> Self {
+        self.network = false;
         self
     }
 
@@ -218,11 +242,6 @@ impl Machine {
             .arg(format!(
                 "type=1,manufacturer=Bugler,product=Lab machine,serial={}",
                 spec.serial
-            ))
-            .arg("-netdev")
-            .arg(format!(
-                "tap,id=net0,ifname={},script=no,downscript=no",
-                self.tap
             ));
         // BIOS takes the order of boot devices from QEMU, EDK2 from its settings. With romfile= the
         // card has no ROM: EDK2's own PXE client is the one to be tested.
@@ -231,10 +250,19 @@ impl Machine {
         } else {
             (",bootindex=0", ",bootindex=1")
         };
-        command.arg("-device").arg(format!(
-            "virtio-net-pci,netdev=net0,addr={NETWORK_SLOT},mac={}{network}",
-            spec.mac
-        ));
+        if spec.network {
+            command
+                .arg("-netdev")
+                .arg(format!(
+                    "tap,id=net0,ifname={},script=no,downscript=no",
+                    self.tap
+                ))
+                .arg("-device")
+                .arg(format!(
+                    "virtio-net-pci,netdev=net0,addr={NETWORK_SLOT},mac={}{network}",
+                    spec.mac
+                ));
+        }
         if let Some(vars) = &self.vars {
             command
                 .arg("-drive")
@@ -262,6 +290,14 @@ impl Machine {
         // EDK2's network stack and a young Linux both wait for randomness. Last, for it takes the
         // first free slot.
         command.args(["-device", "virtio-rng-pci"]);
+        if let Some(system) = &spec.ram_system {
+            command
+                .arg("-kernel")
+                .arg(&system.kernel)
+                .arg("-initrd")
+                .arg(&system.initrd)
+                .args(["-append", &system.arguments]);
+        }
         if spec.pause_on_reboot {
             command.args(["-action", "reboot=shutdown,shutdown=pause"]);
         }
@@ -322,6 +358,16 @@ impl Machine {
     /// When it is switched off.
     pub fn type_text(&mut self, text: &str) -> Result<()> {
         self.running()?.process.type_text(text)
+    }
+
+    /// Puts a RAM system in, for the next time it is switched on.
+    pub fn insert(&mut self, system: RamSystem) {
+        self.spec.ram_system = Some(system);
+    }
+
+    /// Takes the RAM system out again.
+    pub fn eject(&mut self) {
+        self.spec.ram_system = None;
     }
 
     /// Takes the power away, in the middle of whatever it does.

@@ -63,6 +63,8 @@ impl Dnsmasq {
                 "--no-hosts",
                 "--port=0",
                 "--log-dhcp",
+                // The lab has nobody else who could have the address.
+                "--no-ping",
             ])
             .arg(format!("--pid-file={}", file("dnsmasq.pid")))
             .arg(format!("--dhcp-leasefile={}", file("dnsmasq.leases")))

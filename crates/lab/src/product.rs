@@ -39,6 +39,22 @@ impl Product {
             .with_context(|| format!("cannot make a link in {}", state.display()))
     }
 
+    /// The folder of the boot environment: `vmlinuz`, `initrd`.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be found.
+    pub fn bootenv(&self) -> Result<PathBuf> {
+        let all = self.state.join("bootenv/x86_64");
+        for entry in fs::read_dir(&all).with_context(|| format!("cannot list {}", all.display()))? {
+            let dir = entry.context("cannot list the boot environments")?.path();
+            if dir.join("vmlinuz").exists() {
+                return Ok(dir);
+            }
+        }
+        bail!("there is no boot environment in {}", all.display())
+    }
+
     fn load(dir: &Path) -> Self {
         Self {
             bugler: dir.join("bugler"),

@@ -67,7 +67,13 @@ impl bugler_dhcp::LeaseLog for LeasePlug {
 }
 
 /// TFTP serves the boot tree, and puts transfers on the timeline.
-pub(crate) struct TftpPlug(pub(crate) Arc<BootService>);
+pub(crate) struct TftpPlug {
+    pub(crate) boot: Arc<BootService>,
+    /// Where the registry's operations run: TFTP asks from threads of its own.
+    pub(crate) runtime: tokio::runtime::Handle,
+    /// The port of the device plane, which scripts name.
+    pub(crate) http_port: u16,
+}
 
 impl bugler_tftp::Source for TftpPlug {
     fn open(
@@ -75,7 +81,11 @@ impl bugler_tftp::Source for TftpPlug {
         request: &bugler_tftp::Request,
     ) -> Result<bugler_tftp::Content, bugler_tftp::OpenError> {
         let peer = IpAddr::V4(*request.peer.ip());
-        match self.0.open_static(peer, &request.path) {
+        let host = format!("{}:{}", request.local, self.http_port);
+        match self
+            .runtime
+            .block_on(self.boot.open(peer, Some(&host), &request.path))
+        {
             Ok(Content::Bytes(bytes)) => Ok(bugler_tftp::Content::Bytes(bytes)),
             Ok(Content::File(path)) => {
                 let open = || -> std::io::Result<bugler_tftp::Content> {
@@ -136,7 +146,7 @@ impl bugler_tftp::Observer for TftpPlug {
                 false,
             ),
         };
-        self.0.delivered(
+        self.boot.delivered(
             IpAddr::V4(*transfer.peer.ip()),
             &transfer.path,
             text,

@@ -138,8 +138,8 @@ impl BootService {
         });
     }
 
-    /// A path of the tree that needs no rendering, for TFTP and HTTP alike.
-    pub(crate) fn open_static(&self, peer: IpAddr, path: &str) -> Result<Content, TreeError> {
+    /// A path of the tree that needs no rendering.
+    fn open_static(&self, peer: IpAddr, path: &str) -> Result<Content, TreeError> {
         let missing = || TreeError::NotFound(format!("the boot tree has no {path:?}"));
         match parse_path(path).ok_or_else(missing)? {
             Node::Loader(name) => {
@@ -166,13 +166,12 @@ impl BootService {
                     self.bootenvs.join(arch).join(version).join(file),
                 ))
             }
-            Node::Script(_) => Err(TreeError::NotFound(format!(
-                "{path} is rendered for its client, over HTTP only"
-            ))),
+            // Rendered by `open`, the only caller.
+            Node::Script(_) => Err(missing()),
         }
     }
 
-    /// A path of the tree over HTTP; `host` is how the client calls this server.
+    /// A path of the tree; `host` is how the client calls the device plane of this server.
     pub(crate) async fn open(
         &self,
         peer: IpAddr,

@@ -49,7 +49,7 @@ pub(crate) async fn start(config: &Config, parts: &Parts) -> Result<Network> {
         ndp: vec![],
     };
     if config.tftp.enabled && !config.interfaces.is_empty() {
-        network.tftp = Some(start_tftp(config, &parts.boot)?);
+        network.tftp = Some(start_tftp(config, parts)?);
         let names: Vec<&str> = config.interfaces.iter().map(|i| i.name.as_str()).collect();
         tell(
             &parts.services,
@@ -106,7 +106,7 @@ fn word(policy: Policy) -> &'static str {
     }
 }
 
-fn start_tftp(config: &Config, boot: &Arc<BootService>) -> Result<bugler_tftp::Handle> {
+fn start_tftp(config: &Config, parts: &Parts) -> Result<bugler_tftp::Handle> {
     let listen = config
         .interfaces
         .iter()
@@ -115,7 +115,11 @@ fn start_tftp(config: &Config, boot: &Arc<BootService>) -> Result<bugler_tftp::H
             interface: Some(interface.name.clone()),
         })
         .collect();
-    let plug = Arc::new(TftpPlug(boot.clone()));
+    let plug = Arc::new(TftpPlug {
+        boot: parts.boot.clone(),
+        runtime: tokio::runtime::Handle::current(),
+        http_port: parts.http_port,
+    });
     let config = bugler_tftp::Config {
         listen,
         ..bugler_tftp::Config::default()

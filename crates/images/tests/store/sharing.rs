@@ -240,11 +240,12 @@ fn adds_reads_and_collections_side_by_side() {
             }
             collections
         });
-        for adder in adders {
-            adder.join().unwrap();
-        }
+        // The collector is let go whatever became of the adders, or a failure would hang.
+        let ended: Vec<_> = adders.into_iter().map(|adder| adder.join()).collect();
         adding.store(false, Ordering::Relaxed);
-        collector.join().unwrap()
+        let collections = collector.join().unwrap();
+        assert!(ended.iter().all(Result::is_ok), "an adder failed");
+        collections
     });
     assert!(collections > 0);
     let live: Vec<_> = registry.iter().filter_map(|l| *l.lock().unwrap()).collect();

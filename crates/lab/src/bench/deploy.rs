@@ -15,7 +15,7 @@
 
 use crate::api::Api;
 use crate::image::{self, Variant};
-use crate::net::{Host, Net, address};
+use crate::net::{Host, INTERFACE, Net, address};
 use crate::process::{Process, output_of};
 use crate::product;
 use crate::run::Run;
@@ -32,8 +32,6 @@ use std::time::{Duration, Instant};
 
 /// The name of the image on the server.
 const IMAGE: &str = "bench";
-/// The interface that the agent says it booted from.
-const MAC: MacAddr = MacAddr([0x52, 0x54, 0x00, 0x20, 0x50, 0x01]);
 /// Where machines reach the server.
 const DEVICE_PORT: u16 = 8480;
 /// Where nginx listens.
@@ -151,6 +149,8 @@ struct Bench<'r> {
     what: String,
     agent: PathBuf,
     client: Host,
+    /// The client's interface: the server tells a device's script to nobody else.
+    mac: MacAddr,
     server: Server,
     device: String,
     _nginx: Process,
@@ -164,6 +164,11 @@ impl<'r> Bench<'r> {
             net.add_host("srv", address(1))?,
             net.add_host("n1", address(2))?,
         );
+        let mac = output_of(
+            client
+                .command("cat")
+                .arg(format!("/sys/class/net/{INTERFACE}/address")),
+        )?;
         let (image, product) = (image::cached(Variant::Large)?, product::cached()?);
         product.furnish(&run.file("state"))?;
         let packed = packed(&image.disk)?;
@@ -186,6 +191,10 @@ impl<'r> Bench<'r> {
                 mib(fs::metadata(&packed).context("cannot size raw.zst")?.len()),
             ),
             agent: product.bugler.with_file_name("bugler-agent"),
+            mac: mac
+                .trim()
+                .parse()
+                .context("the client's interface has no MAC address")?,
             image,
             client,
             server,
@@ -208,7 +217,7 @@ impl<'r> Bench<'r> {
         let device = self
             .server
             .api()
-            .device(MAC)?
+            .device(self.mac)?
             .context("the server has forgotten the agent")?;
         Ok(device.id.to_string())
     }
@@ -216,7 +225,7 @@ impl<'r> Bench<'r> {
     /// The agent with `target` as its disk, and with a token of its own as in every boot.
     fn agent(&self, target: &Path) -> Result<Command> {
         let base = format!("http://{}:{DEVICE_PORT}", address(1));
-        let url = format!("{base}/boot/ipxe/{MAC}");
+        let url = format!("{base}/boot/ipxe/{}", self.mac);
         let script = output_of(self.client.command("curl").args(["-sSf", &url]))?;
         let token = script
             .split_whitespace()
@@ -225,7 +234,7 @@ impl<'r> Bench<'r> {
         let mut command = self.client.command(&self.agent.display().to_string());
         command
             .args(["run", "--once", "--server", &base, "--boot-token", token])
-            .args(["--boot-mac", &MAC.to_string(), "--disk"])
+            .args(["--boot-mac", &self.mac.to_string(), "--disk"])
             .arg(target);
         Ok(command)
     }

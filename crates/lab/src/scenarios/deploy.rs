@@ -79,6 +79,25 @@ fn deploy(run: &Run, firmware: Firmware, disk_mib: u64) -> Result<()> {
     once(run, &site, &mut node, &device)
 }
 
+/// From power-on to the system on the machine's own disk, without a look to the left or right.
+pub(super) fn bare(site: &Site<'_>, node: &mut Node) -> Result<()> {
+    node.machine.power_on()?;
+    site.add_image()?;
+    let device = site.registered(&node.machine)?;
+    let task = site.deploy(&device)?;
+    let ended = site.server.api().wait_task_end(&task.id.to_string(), STAGE)?;
+    ensure!(ended.state == TaskState::Done, "the task ended as {ended:?}");
+    finish(site, node)
+}
+
+/// What follows every deploy: the machine reboots, its disk is compared, and it comes up from it.
+pub(super) fn finish(site: &Site<'_>, node: &mut Node) -> Result<()> {
+    node.machine.wait_reboot(STAGE)?;
+    site.compare(&node.disk)?;
+    node.machine.resume()?;
+    site.up_from_disk(&node.machine)
+}
+
 /// Network boot for once, by hand, and back.
 fn once(run: &Run, site: &Site<'_>, node: &mut Node, device: &Device) -> Result<()> {
     let id = device.id.to_string();

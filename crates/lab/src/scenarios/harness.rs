@@ -128,7 +128,11 @@ fn from_disk(run: &Run, firmware: Firmware) -> Result<()> {
         equal.used >> 20,
         equal.hash.to_hex()
     ));
-    let mut machine = Machine::new(run, &net, Spec::new("n1", 1, firmware).disk(&file))?;
+    let mut machine = Machine::new(
+        run,
+        &net,
+        Spec::new("n1", 1, firmware).disk(&file).without_network(),
+    )?;
     run.say(&format!("{firmware}, by {}", machine.accelerator()));
     machine.power_on()?;
     let seen = machine.wait_for("BUGLER-LAB: up from", STAGE)?;

@@ -1,6 +1,6 @@
 //! Bad luck in the middle of a deploy: it goes on where it was.
 
-use super::Scenario;
+use super::{Scenario, deploy};
 use crate::machine::Firmware;
 use crate::run::Run;
 use crate::site::{MIB, STAGE, Site};
@@ -86,10 +86,7 @@ fn server_killed(run: &Run) -> Result<()> {
         image.stored / MIB,
         twice >> 10
     ));
-    node.machine.wait_reboot(STAGE)?;
-    site.compare(&node.disk)?;
-    node.machine.resume()?;
-    site.up_from_disk(&node.machine)
+    deploy::finish(&site, &mut node)
 }
 
 fn power_cut(run: &Run) -> Result<()> {
@@ -139,7 +136,6 @@ fn power_cut(run: &Run) -> Result<()> {
         progress.fetched,
         image.stored
     );
-    node.machine.wait_reboot(STAGE)?;
     let written = node.machine.disk_written()?;
     site.say(&format!(
         "resumed: kept {} MiB, fetched {} MiB, wrote {} MiB",
@@ -153,9 +149,7 @@ fn power_cut(run: &Run) -> Result<()> {
         "{written} bytes were written, and {} missing",
         progress.total - progress.skipped
     );
-    site.compare(&node.disk)?;
-    node.machine.resume()?;
-    site.up_from_disk(&node.machine)
+    deploy::finish(&site, &mut node)
 }
 
 /// Waits until the first report that half of the image is durable on the disk.

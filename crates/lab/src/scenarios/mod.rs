@@ -3,7 +3,10 @@
 mod deploy;
 mod harness;
 mod interrupted;
+mod proxy;
+mod shell;
 mod stages;
+mod startup;
 mod two;
 
 use crate::run::Run;
@@ -31,7 +34,15 @@ pub struct Scenario {
 
 /// Every scenario.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    [harness::ALL, deploy::ALL, two::ALL, interrupted::ALL]
+    [
+        harness::ALL,
+        startup::ALL,
+        deploy::ALL,
+        two::ALL,
+        interrupted::ALL,
+        proxy::ALL,
+        shell::ALL,
+    ]
         .into_iter()
         .flatten()
 }

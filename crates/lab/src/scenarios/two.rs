@@ -1,7 +1,7 @@
 //! Two machines on one network: what is done to one is not done to the other. And the orders that
 //! are refused, or lead nowhere.
 
-use super::{Scenario, deploy::hash};
+use super::{Scenario, deploy};
 use crate::machine::Firmware;
 use crate::run::Run;
 use crate::site::{IMAGE, STAGE, Site};
@@ -30,7 +30,7 @@ fn two_machines(run: &Run) -> Result<()> {
     let mut one = site.node(1, Firmware::Bios, 1100)?;
     // Too small for the image, for what comes later.
     let mut two = site.node(2, Firmware::Bios, 700)?;
-    let poison = hash(&two.disk)?;
+    let poison = deploy::hash(&two.disk)?;
     one.machine.power_on()?;
     two.machine.power_on()?;
     site.add_image()?;
@@ -64,10 +64,7 @@ fn two_machines(run: &Run) -> Result<()> {
         ended.state == TaskState::Done,
         "the task ended as {ended:?}"
     );
-    one.machine.wait_reboot(STAGE)?;
-    site.compare(&one.disk)?;
-    one.machine.resume()?;
-    site.up_from_disk(&one.machine)?;
+    deploy::finish(&site, &mut one)?;
     // Its part is over; the other has the processor for itself.
     one.machine.cut_power()?;
 
@@ -95,7 +92,7 @@ fn two_machines(run: &Run) -> Result<()> {
         "something was written to a disk that is too small"
     );
     two.machine.cut_power()?;
-    ensure!(hash(&two.disk)? == poison, "the other's disk has changed");
+    ensure!(deploy::hash(&two.disk)? == poison, "the other's disk has changed");
     never_there(run, &site, &second.id.to_string())
 }
 

@@ -86,7 +86,11 @@ impl Spin {
     }
 
     fn tried(&mut self, found: bool) {
-        self.penalty = if found { 0 } else { (self.penalty * 2).clamp(1, 1 << 12) };
+        self.penalty = if found {
+            0
+        } else {
+            (self.penalty * 2).clamp(1, 1 << 12)
+        };
         self.skip = self.penalty;
     }
 
@@ -164,18 +168,19 @@ impl Worker {
     fn wait(&mut self, events: &mut Vec<epoll::Event>) -> Result<Duration, Error> {
         events.clear();
         let began = self.now();
-        if self.spin {
+        if self.spin.wanted() {
             while events.is_empty() && self.now().saturating_sub(began) < SPIN {
                 self.poll(events, Some(Duration::ZERO))?;
             }
+            self.spin.tried(!events.is_empty());
         }
         if events.is_empty() {
             let due = self.timers.next();
             self.poll(events, due.map(|due| due.saturating_sub(began)))?;
         }
         let now = self.now();
-        self.spin =
-            now.saturating_sub(began) < SPIN && (1..=SPIN_TRANSFERS).contains(&self.conns.len());
+        let few = (1..=SPIN_TRANSFERS).contains(&self.conns.len());
+        self.spin.waited(few && now.saturating_sub(began) < SPIN);
         Ok(now)
     }
 
