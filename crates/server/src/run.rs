@@ -210,10 +210,13 @@ fn start_bootenv(config: &Config, boot: &Arc<BootService>, store: &Arc<dyn Store
                 boot.set_bootenv(built.version.clone());
                 format!("built the boot environment {}", built.version)
             }
-            Ok(Err(error)) => format!(
-                "no machine can boot the agent: {error:#}. Build a boot environment with `bugler \
-                 bootenv build` and start the server again"
-            ),
+            Ok(Err(error)) => match boot.bootenv() {
+                Some(older) => format!("machines go on booting {older}: {error:#}"),
+                None => format!(
+                    "no machine can boot the agent: {error:#}. Build a boot environment with \
+                     `bugler bootenv build` and start the server again"
+                ),
+            },
             Err(panic) => format!("building the boot environment ended early: {panic}"),
         };
         say(&*store, text).await;
