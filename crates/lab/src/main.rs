@@ -9,7 +9,7 @@ use bugler_lab::machine::Firmware;
 use bugler_lab::product;
 use bugler_lab::run::Run;
 use bugler_lab::scenarios::{self, Scenario};
-use bugler_lab::slot::Slot;
+use bugler_lab::slot::Slots;
 use clap::{Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -160,7 +160,7 @@ fn play(scenario: &Scenario, keep: bool) -> Result<ExitCode> {
 }
 
 /// What has to be done before the private network is entered.
-fn prepare(scenario: &Scenario) -> Result<Option<Slot>> {
+fn prepare(scenario: &Scenario) -> Result<Option<Slots>> {
     if enclosure::is_inside() {
         return Ok(None);
     }
@@ -172,5 +172,5 @@ fn prepare(scenario: &Scenario) -> Result<Option<Slot>> {
     if scenario.product {
         product::ensure(&|text| println!("[{}] {text}", scenario.name))?;
     }
-    scenario.machines.then(Slot::take).transpose()
+    (scenario.machines > 0).then(|| Slots::take(scenario.machines)).transpose()
 }

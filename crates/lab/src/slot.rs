@@ -11,57 +11,68 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-/// One of the places for a running scenario. Dropping it, or the end of the process in any way,
-/// gives it back.
+/// Places for running machines. Dropping them, or the end of the process in any way, gives them
+/// back.
 #[derive(Debug)]
-pub struct Slot {
-    /// Holds the lock.
-    _file: File,
-    /// Which place, from 0.
-    pub number: usize,
+pub struct Slots {
+    /// Holds the locks.
+    _files: Vec<File>,
+    /// Which places, from 0.
+    pub numbers: Vec<usize>,
 }
 
-impl Slot {
-    /// Waits for a free place. There is one for every two cores and at least one: a scenario is a
-    /// machine and the server that feeds it.
+impl Slots {
+    /// Waits for places for `machines` machines. There is one for every core; where there are fewer
+    /// than asked for, all are taken.
     ///
     /// # Errors
     ///
     /// When the lock files cannot be opened or locked.
-    pub fn take() -> Result<Self> {
+    pub fn take(machines: usize) -> Result<Self> {
         let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        Self::take_one_of(&paths::lab("slots")?, (cores / 2).max(1))
+        Self::take_of(&paths::lab("slots")?, cores, machines)
     }
 
-    /// Waits for one of `places` places whose lock files are in `dir`.
+    /// Waits for `wanted` of `places` places whose lock files are in `dir`.
     ///
     /// # Errors
     ///
-    /// As [`Slot::take`].
-    pub fn take_one_of(dir: &Path, places: usize) -> Result<Self> {
+    /// As [`Slots::take`].
+    pub fn take_of(dir: &Path, places: usize, wanted: usize) -> Result<Self> {
+        // One at a time may wait: two that have one place each must not wait for each other's.
+        let gate = open(&dir.join("gate"))?;
+        gate.lock().context("cannot lock the gate to the lab's places")?;
+        let (mut files, mut numbers) = (Vec::new(), Vec::new());
         loop {
             for number in 0..places {
-                let path = dir.join(format!("slot-{number}"));
-                let file = File::create(&path)
-                    .with_context(|| format!("cannot open the lock file {}", path.display()))?;
+                if files.len() == wanted.min(places) {
+                    return Ok(Self { _files: files, numbers });
+                }
+                if numbers.contains(&number) {
+                    continue;
+                }
+                let file = open(&dir.join(format!("slot-{number}")))?;
                 match file.try_lock() {
                     Ok(()) => {
-                        return Ok(Self {
-                            _file: file,
-                            number,
-                        });
+                        files.push(file);
+                        numbers.push(number);
                     }
                     Err(TryLockError::WouldBlock) => {}
                     Err(TryLockError::Error(error)) => {
-                        return Err(error)
-                            .with_context(|| format!("cannot lock the file {}", path.display()));
+                        return Err(error).context("cannot lock one of the lab's places");
                     }
                 }
             }
-            // There is no call that waits for the first of several file locks.
-            thread::sleep(Duration::from_millis(200));
+            if files.len() < wanted.min(places) {
+                // There is no call that waits for the first of several file locks.
+                thread::sleep(Duration::from_millis(200));
+            }
         }
     }
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::create(path).with_context(|| format!("cannot open the lock file {}", path.display()))
 }
 
 #[cfg(test)]
@@ -72,18 +83,22 @@ mod tests {
     #[test]
     fn a_place_is_given_once_and_comes_back() {
         let dir = tempfile::tempdir().unwrap();
-        let first = Slot::take_one_of(dir.path(), 2).unwrap();
-        let second = Slot::take_one_of(dir.path(), 2).unwrap();
-        assert_eq!((first.number, second.number), (0, 1));
+        let take = |wanted| Slots::take_of(dir.path(), 2, wanted).unwrap();
+        let first = take(1);
+        let second = take(1);
+        assert_eq!((&first.numbers[..], &second.numbers[..]), (&[0][..], &[1][..]));
         let (sender, receiver) = mpsc::channel();
         thread::scope(|scope| {
-            scope.spawn(|| {
-                sender
-                    .send(Slot::take_one_of(dir.path(), 2).unwrap().number)
-                    .unwrap()
-            });
+            scope.spawn(|| sender.send(take(1).numbers).unwrap());
             drop(second);
-            assert_eq!(receiver.recv().unwrap(), 1);
+            assert_eq!(receiver.recv().unwrap(), [1]);
         });
+    }
+
+    #[test]
+    fn several_places_are_taken_together_and_never_more_than_there_are() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(Slots::take_of(dir.path(), 2, 2).unwrap().numbers, [0, 1]);
+        assert_eq!(Slots::take_of(dir.path(), 1, 2).unwrap().numbers, [0]);
     }
 }

@@ -38,3 +38,48 @@ fn lab_pxe_bios() {
 fn lab_pxe_uefi() {
     play("lab-pxe-uefi");
 }
+
+#[test]
+fn server_start() {
+    play("server-start");
+}
+
+#[test]
+fn deploy_bios() {
+    play("deploy-bios");
+}
+
+#[test]
+fn deploy_uefi() {
+    play("deploy-uefi");
+}
+
+#[test]
+fn two_machines() {
+    play("two-machines");
+}
+
+#[test]
+fn server_killed() {
+    play("server-killed");
+}
+
+#[test]
+fn power_cut() {
+    play("power-cut");
+}
+
+#[test]
+fn proxy_bios() {
+    play("proxy-bios");
+}
+
+#[test]
+fn proxy_uefi() {
+    play("proxy-uefi");
+}
+
+#[test]
+fn shell_client() {
+    play("shell-client");
+}

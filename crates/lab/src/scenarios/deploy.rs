@@ -1,6 +1,6 @@
 //! The main job: a bare machine registers, waits, gets an image, and comes up from its own disk.
 
-use super::{Scenario, stages};
+use super::{Scenario, damage, stages};
 use crate::machine::Firmware;
 use crate::run::Run;
 use crate::site::{IMAGE, MIB, Node, STAGE, Site};
@@ -15,7 +15,7 @@ pub(super) const ALL: &[Scenario] = &[
         name: "deploy-bios",
         proves: "a BIOS machine registers, waits, is deployed and comes up from its own disk",
         limit: Duration::from_secs(600),
-        machines: true,
+        machines: 1,
         image: true,
         product: true,
         play: |run| deploy(run, Firmware::Bios, 1200),
@@ -24,7 +24,7 @@ pub(super) const ALL: &[Scenario] = &[
         name: "deploy-uefi",
         proves: "a UEFI machine registers, waits, is deployed and comes up from its own disk",
         limit: Duration::from_secs(600),
-        machines: true,
+        machines: 1,
         image: true,
         product: true,
         play: |run| deploy(run, Firmware::Uefi, 2500),
@@ -58,6 +58,9 @@ fn deploy(run: &Run, firmware: Firmware, disk_mib: u64) -> Result<()> {
     );
     run.say("it waited, and nothing on its disk has changed");
 
+    if firmware == Firmware::Uefi {
+        damage::is_found(run, &site, &node, &device)?;
+    }
     let task = deploy_and_watch(run, &site, &device)?;
     ensure!(task.state == TaskState::Done, "the task ended as {task:?}");
     node.machine.wait_reboot(STAGE)?;

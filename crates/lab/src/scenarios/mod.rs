@@ -1,5 +1,6 @@
 //! What is proved with real firmware, one function each.
 
+mod damage;
 mod deploy;
 mod harness;
 mod interrupted;
@@ -22,8 +23,8 @@ pub struct Scenario {
     pub proves: &'static str,
     /// When it is ended, whatever it is doing.
     pub limit: Duration,
-    /// Whether machines are switched on in it; then it waits for a place among those that run.
-    pub machines: bool,
+    /// How many machines are on in it at once; it waits until so many more may run.
+    pub machines: usize,
     /// Whether it needs the small Debian image.
     pub image: bool,
     /// Whether it needs the programs under test, and their boot environment.

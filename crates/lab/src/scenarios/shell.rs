@@ -48,7 +48,7 @@ pub(super) const ALL: &[Scenario] = &[Scenario {
     name: "shell-client",
     proves: "the manual's shell client with curl and dd registers and deploys an image",
     limit: Duration::from_secs(600),
-    machines: true,
+    machines: 1,
     image: true,
     product: true,
     play: shell_client,

@@ -18,7 +18,7 @@ pub(super) const ALL: &[Scenario] = &[Scenario {
     name: "two-machines",
     proves: "of two machines one is deployed and the other left alone; bad orders are refused",
     limit: Duration::from_secs(600),
-    machines: true,
+    machines: 2,
     image: true,
     product: true,
     play: two_machines,

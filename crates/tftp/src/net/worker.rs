@@ -31,11 +31,6 @@ const REQUESTS_AT_A_TIME: usize = 64;
 const REQUEST_BUFFER: usize = 2048;
 /// The token of the eventfd; the listeners follow it, and those of [`Conns`] begin far beyond.
 const WAKER: u64 = 0;
-/// How long to look for an ACK before sleeping, when the last one came within this time. To fall
-/// asleep and be woken costs some microseconds, which a lone client in lockstep pays for each block.
-const SPIN: Duration = Duration::from_micros(25);
-/// With more transfers than this, there is mostly one that is ready.
-const SPIN_TRANSFERS: usize = 8;
 /// How often the log may say that requests are dropped.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -54,7 +49,6 @@ pub(super) struct Worker {
     opening: usize,
     requests: u64,
     complained: Option<Duration>,
-    spin: Spin,
     epoch: Instant,
 }
 
@@ -63,40 +57,6 @@ pub(super) struct Worker {
 struct Waiting {
     fingerprint: u64,
     token: Option<u64>,
-}
-
-/// Whether to look for the next ACK before sleeping. It pays where the client runs on another
-/// processor and answers at once. Where it waits for this very processor, it does not: each failure
-/// doubles the number of chances that are let go by.
-#[derive(Debug, Default)]
-struct Spin {
-    /// The last wait was short.
-    chance: bool,
-    skip: u32,
-    penalty: u32,
-}
-
-impl Spin {
-    fn wanted(&mut self) -> bool {
-        if self.chance && self.skip > 0 {
-            self.skip -= 1;
-            return false;
-        }
-        self.chance
-    }
-
-    fn tried(&mut self, found: bool) {
-        self.penalty = if found {
-            0
-        } else {
-            (self.penalty * 2).clamp(1, 1 << 12)
-        };
-        self.skip = self.penalty;
-    }
-
-    fn waited(&mut self, short: bool) {
-        self.chance = short;
-    }
 }
 
 impl Worker {
@@ -138,7 +98,6 @@ impl Worker {
             opening: 0,
             requests: 0,
             complained: None,
-            spin: Spin::default(),
             epoch: Instant::now(),
         })
     }
@@ -165,29 +124,14 @@ impl Worker {
     }
 
     /// Waits for something to do, and gives the time at which it came.
-    fn wait(&mut self, events: &mut Vec<epoll::Event>) -> Result<Duration, Error> {
+    fn wait(&self, events: &mut Vec<epoll::Event>) -> Result<Duration, Error> {
         events.clear();
-        let began = self.now();
-        if self.spin.wanted() {
-            while events.is_empty() && self.now().saturating_sub(began) < SPIN {
-                self.poll(events, Some(Duration::ZERO))?;
-            }
-            self.spin.tried(!events.is_empty());
-        }
-        if events.is_empty() {
-            let due = self.timers.next();
-            self.poll(events, due.map(|due| due.saturating_sub(began)))?;
-        }
-        let now = self.now();
-        let few = (1..=SPIN_TRANSFERS).contains(&self.conns.len());
-        self.spin.waited(few && now.saturating_sub(began) < SPIN);
-        Ok(now)
-    }
-
-    fn poll(&self, events: &mut Vec<epoll::Event>, timeout: Option<Duration>) -> Result<(), Error> {
-        let timeout = timeout.map(timespec);
+        let timeout = self
+            .timers
+            .next()
+            .map(|due| timespec(due.saturating_sub(self.now())));
         match epoll::wait(&self.epoll, spare_capacity(events), timeout.as_ref()) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Ok(_) | Err(Errno::INTR) => Ok(self.now()),
             Err(errno) => Err(Error::Resources {
                 what: "wait for its sockets (epoll)",
                 source: errno.into(),
