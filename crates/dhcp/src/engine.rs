@@ -39,6 +39,9 @@ pub struct Engine {
     accepted: HashSet<Ipv4Addr>,
     /// Other servers that were reported.
     reported: Recent<Ipv4Addr>,
+    /// Whether this server was told to be the one that gives out addresses, rather than having
+    /// found out by itself that there is no other.
+    insists: bool,
 }
 
 enum State {
@@ -97,6 +100,7 @@ impl Engine {
             state,
             accepted: HashSet::new(),
             reported: Recent::new(SAY_FOREIGN_EVERY, MOST_FOREIGN),
+            insists: policy == Policy::Full,
         })
     }
 
@@ -165,7 +169,8 @@ impl Engine {
     ) {
         let interface = self.identity.interface.clone();
         let found = evidence.describe();
-        let text = match &self.state {
+        let insists = self.insists;
+        let text = match &mut self.state {
             _ if evidence.is_proxy => format!(
                 "another boot server, {found}, answers PXE clients on {interface}: which answer a machine takes is \
                  up to its firmware. Stop one of the two"
@@ -185,10 +190,17 @@ impl Engine {
                 self.accept(evidence.server);
                 text
             }
-            State::Serving(_) => format!(
-                "another DHCP server, {found}, gives out addresses on {interface}, and so does this one: machines get \
-                 their address from either. Stop one of the two, or run this one with --dhcp proxy"
-            ),
+            State::Serving(machine) => {
+                if !insists {
+                    // It started later than this one, after a power cut perhaps: its clients have
+                    // addresses that are unknown here and right all the same.
+                    machine.cede_authority();
+                }
+                format!(
+                    "another DHCP server, {found}, gives out addresses on {interface}, and so does this one: \
+                     machines get their address from either. Stop one of the two, or run this one with --dhcp proxy"
+                )
+            }
         };
         if self.reported.is_first(evidence.server, now.up) {
             out.push(Output::Report(Notice {

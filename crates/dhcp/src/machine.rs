@@ -290,6 +290,14 @@ impl Machine {
         })
     }
 
+    /// No longer tells clients that an address is wrong only because it is not known here: another
+    /// server may have given it.
+    pub(crate) fn cede_authority(&mut self) {
+        for scope in &mut self.scopes {
+            scope.subnet.authoritative = false;
+        }
+    }
+
     /// In which mode it is.
     #[must_use]
     pub fn mode(&self) -> Mode {

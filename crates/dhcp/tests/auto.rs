@@ -195,6 +195,29 @@ fn another_boot_server_is_no_dhcp_server() {
     assert_eq!(auto.engine.mode(), Some(Mode::Full));
 }
 
+/// A router that starts after us has clients whose addresses we do not know: they are right.
+#[test]
+fn a_server_that_comes_later_keeps_its_clients() {
+    let stranger = Client::new(9, MessageType::Request).option(50, &ip(250).octets());
+    let refused = |out: &[Output]| {
+        out.iter().any(|output| {
+            matches!(output, Output::Send(reply)
+                if reply.packet.message_type() == Some(MessageType::Nak))
+        })
+    };
+    for (policy, still_refused) in [(Policy::Auto, false), (Policy::Full, true)] {
+        let mut auto = Auto::new(policy, subnet(200));
+        auto.listen();
+        assert_eq!(auto.engine.mode(), Some(Mode::Full));
+        assert!(
+            refused(&auto.send(&stranger)),
+            "alone on the segment, it knows every lease"
+        );
+        auto.overhear(&reply(MessageType::Offer, ip(33)));
+        assert_eq!(refused(&auto.send(&stranger)), still_refused, "{policy:?}");
+    }
+}
+
 #[test]
 fn in_full_mode_another_server_is_reported_now_and_then() {
     let mut auto = Auto::new(Policy::Full, subnet(200));

@@ -23,7 +23,7 @@ pub(super) fn run(args: cli::Serve) -> Result<()> {
         .enable_all()
         .build()
         .context("could not start the runtime")?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let stop = CancellationToken::new();
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
@@ -36,7 +36,10 @@ pub(super) fn run(args: cli::Serve) -> Result<()> {
             on_signal.cancel();
         });
         run::serve(config, stop).await
-    })
+    });
+    // A boot environment may be under construction: it is made whole or not at all, so it is left.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    served
 }
 
 /// The file, and the command line over it.
