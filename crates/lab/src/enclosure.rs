@@ -12,6 +12,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::mount::{MountFlags, mount};
+use rustix::thread::set_name;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::Read;
@@ -171,6 +172,8 @@ fn settle(outside: &OsString) -> Result<()> {
         "{OUTSIDE} is set, but this is the network namespace that it names: refusing to make \
          bridges in a real network. Unset it"
     );
+    // Started through a file descriptor, we would be listed as its number.
+    let _ = set_name(c"bugler-lab");
     // The old /proc still works for everything that asks about itself; where it is masked (in a
     // container), a new one is not allowed.
     let _ = mount("proc", "/proc", "proc", MountFlags::empty(), None);

@@ -247,6 +247,9 @@ impl Machine {
         // card has no ROM: EDK2's own PXE client is the one to be tested.
         let (network, disk) = if uefi {
             (",romfile=", "")
+        } else if spec.ram_system.is_some() {
+            // QEMU puts it first itself.
+            ("", "")
         } else {
             (",bootindex=0", ",bootindex=1")
         };

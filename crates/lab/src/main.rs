@@ -172,5 +172,7 @@ fn prepare(scenario: &Scenario) -> Result<Option<Slots>> {
     if scenario.product {
         product::ensure(&|text| println!("[{}] {text}", scenario.name))?;
     }
-    (scenario.machines > 0).then(|| Slots::take(scenario.machines)).transpose()
+    (scenario.machines > 0)
+        .then(|| Slots::take(scenario.machines))
+        .transpose()
 }

@@ -48,26 +48,20 @@ impl Dnsmasq {
 
     fn start(run: &Run, host: &Host, more: &[String]) -> Result<Self> {
         let mut command = host.command("dnsmasq");
-        let file = |name: &str| run.file(name).display().to_string();
         command
-            // In a user namespace there is no other user to change to.
-            .args([
-                "--keep-in-foreground",
-                "--user=root",
-                "--group=root",
-                "--log-facility=-",
-            ])
+            // Not a daemon: does not change to another user, of whom there is none in a user
+            // namespace. Nobody else in the lab has its addresses, so it need not ping them first.
+            .args(["--no-daemon", "--log-facility=-", "--log-dhcp", "--no-ping"])
             .args([
                 "--conf-file=/dev/null",
                 "--no-resolv",
                 "--no-hosts",
                 "--port=0",
-                "--log-dhcp",
-                // The lab has nobody else who could have the address.
-                "--no-ping",
             ])
-            .arg(format!("--pid-file={}", file("dnsmasq.pid")))
-            .arg(format!("--dhcp-leasefile={}", file("dnsmasq.leases")))
+            .arg(format!(
+                "--dhcp-leasefile={}",
+                run.file("dnsmasq.leases").display()
+            ))
             .args([&format!("--interface={INTERFACE}"), "--bind-interfaces"])
             .arg("--dhcp-authoritative")
             .arg(format!("--dhcp-range={},{},1h", address(100), address(150)))

@@ -5,7 +5,7 @@ use crate::net::Net;
 use crate::paths;
 use anyhow::{Context, Result};
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -68,9 +68,9 @@ impl Run {
             self.name,
             self.elapsed().as_secs_f64()
         );
-        println!("{line}");
+        // A run goes on when nobody reads what it says; `println!` would end it.
+        let _ = writeln!(io::stdout(), "{line}");
         let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
-        // The line is on standard output already.
         let _ = writeln!(log, "{line}");
     }
 
@@ -110,9 +110,10 @@ impl Run {
     }
 }
 
-/// Removes the disks and firmware settings in the folder of a run: they are large, and not what one
-/// looks at first.
+/// Removes the disks, firmware settings and stored images in the folder of a run: they are large, and
+/// not what one looks at first.
 fn remove_disks(dir: &Path) {
+    let _ = fs::remove_dir_all(dir.join("state/images"));
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let path = entry.path();
         if path

@@ -41,12 +41,16 @@ impl Slots {
     pub fn take_of(dir: &Path, places: usize, wanted: usize) -> Result<Self> {
         // One at a time may wait: two that have one place each must not wait for each other's.
         let gate = open(&dir.join("gate"))?;
-        gate.lock().context("cannot lock the gate to the lab's places")?;
+        gate.lock()
+            .context("cannot lock the gate to the lab's places")?;
         let (mut files, mut numbers) = (Vec::new(), Vec::new());
         loop {
             for number in 0..places {
                 if files.len() == wanted.min(places) {
-                    return Ok(Self { _files: files, numbers });
+                    return Ok(Self {
+                        _files: files,
+                        numbers,
+                    });
                 }
                 if numbers.contains(&number) {
                     continue;
@@ -86,7 +90,10 @@ mod tests {
         let take = |wanted| Slots::take_of(dir.path(), 2, wanted).unwrap();
         let first = take(1);
         let second = take(1);
-        assert_eq!((&first.numbers[..], &second.numbers[..]), (&[0][..], &[1][..]));
+        assert_eq!(
+            (&first.numbers[..], &second.numbers[..]),
+            (&[0][..], &[1][..])
+        );
         let (sender, receiver) = mpsc::channel();
         thread::scope(|scope| {
             scope.spawn(|| sender.send(take(1).numbers).unwrap());

@@ -166,8 +166,7 @@ mod tests {
     #[test]
     fn every_stage_has_its_bar_and_waiting_for_a_person_has_none() {
         let drawn = draw(&times(), '#');
-        let expected = "\
-      firmware                    4.0 s  |###                                         |
+        let expected = "      firmware                    4.0 s  |###                                         |
       DHCP of the firmware        1.0 s  |   #                                        |
       boot script, by HTTP        0.5 s  |    #                                       |
       kernel, by HTTP             2.5 s  |    ##                                      |

@@ -50,7 +50,7 @@ const ROOT: u64 = 18;
 /// Which image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Variant {
-    /// For tests: 1 GiB, about 300 MB used.
+    /// For tests: 1 GiB, about 400 MB used.
     Small,
     /// For benchmarks: 2 GiB, about 700 MB used.
     Large,

@@ -88,8 +88,14 @@ pub(super) fn bare(site: &Site<'_>, node: &mut Node) -> Result<()> {
     site.add_image()?;
     let device = site.registered(&node.machine)?;
     let task = site.deploy(&device)?;
-    let ended = site.server.api().wait_task_end(&task.id.to_string(), STAGE)?;
-    ensure!(ended.state == TaskState::Done, "the task ended as {ended:?}");
+    let ended = site
+        .server
+        .api()
+        .wait_task_end(&task.id.to_string(), STAGE)?;
+    ensure!(
+        ended.state == TaskState::Done,
+        "the task ended as {ended:?}"
+    );
     finish(site, node)
 }
 
@@ -136,7 +142,7 @@ fn deploy_and_watch(run: &Run, site: &Site<'_>, device: &Device) -> Result<Task>
     let id = device.id.to_string();
     let mut waiting = site.start_bugler(&["deploy", IMAGE, &id, "--wait"], "deploy.log")?;
     let api = site.server.api();
-    let path = format!("tasks?device={id}");
+    let path = format!("tasks?open=true&device={id}");
     let task = api.wait("the deploy task", STAGE, |api| {
         let tasks: Vec<Task> = api.get(&path)?;
         Ok(tasks.into_iter().next())

@@ -44,8 +44,8 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
         proxy::ALL,
         shell::ALL,
     ]
-        .into_iter()
-        .flatten()
+    .into_iter()
+    .flatten()
 }
 
 /// The scenario with that name.

@@ -39,18 +39,30 @@ fn beside_dnsmasq(run: &Run, firmware: Firmware) -> Result<()> {
     let dnsmasq = Dnsmasq::addresses_only(run, &host)?;
     site.server.start()?;
     let beside = host.address().to_string();
-    let said = site.server.api().wait("the server to find dnsmasq", STAGE, |api| {
-        let status: ServerStatus = api.get("server")?;
-        Ok(status.services.into_iter().find(|line| line.contains("proxy beside")))
-    })?;
-    ensure!(said.contains(&beside), "it does not say which server it found: {said}");
+    let said = site
+        .server
+        .api()
+        .wait("the server to find dnsmasq", STAGE, |api| {
+            let status: ServerStatus = api.get("server")?;
+            Ok(status
+                .services
+                .into_iter()
+                .find(|line| line.contains("proxy beside")))
+        })?;
+    ensure!(
+        said.contains(&beside),
+        "it does not say which server it found: {said}"
+    );
     run.say(&format!("it found out: {said}"));
 
     let mut node = site.node(1, firmware, 1100)?;
     deploy::bare(&site, &mut node)?;
 
     let device = site.device(&node.machine)?;
-    let lease = format!("DHCPACK(eth0) {}", device.address.map_or_else(String::new, |a| a.to_string()));
+    let lease = format!(
+        "DHCPACK(eth0) {}",
+        device.address.map_or_else(String::new, |a| a.to_string())
+    );
     let mac = node.machine.spec().mac.to_string();
     let acknowledged = dnsmasq.process().transcript().lines_with(&lease);
     ensure!(
@@ -60,6 +72,9 @@ fn beside_dnsmasq(run: &Run, firmware: Firmware) -> Result<()> {
     );
     let events: Vec<Event> = site.server.api().get("events?limit=1000")?;
     let given = events.iter().find(|event| event.kind == EventKind::Lease);
-    ensure!(given.is_none(), "the server has given out an address itself: {given:?}");
+    ensure!(
+        given.is_none(),
+        "the server has given out an address itself: {given:?}"
+    );
     Ok(())
 }

@@ -3,10 +3,10 @@
 
 use super::{Scenario, deploy};
 use crate::machine::{Firmware, RamSystem};
+use crate::paths;
 use crate::process::output_of;
 use crate::run::Run;
 use crate::site::{MIB, STAGE, Site};
-use crate::paths;
 use anyhow::{Context, Result, ensure};
 use bugler_model::{Netboot, TaskState};
 use std::collections::BTreeSet;
@@ -65,20 +65,35 @@ fn shell_client(run: &Run) -> Result<()> {
     node.machine.insert(system);
     node.machine.power_on()?;
     site.add_image()?;
-    node.machine.wait_for("BUGLER-LAB: the shell client starts", STAGE)?;
+    node.machine
+        .wait_for("BUGLER-LAB: the shell client starts", STAGE)?;
     let mac = node.machine.spec().mac;
-    let device =
-        site.server.api().wait("the shell client to register", STAGE, |api| api.device(mac))?;
+    let device = site
+        .server
+        .api()
+        .wait("the shell client to register", STAGE, |api| api.device(mac))?;
     run.say(&format!("the shell client registered as {}", device.id));
-    ensure!(node.machine.disk_written()? == 0, "it has written to its disk");
+    ensure!(
+        node.machine.disk_written()? == 0,
+        "it has written to its disk"
+    );
     ensure!(deploy::hash(&node.disk)? == poison, "its disk has changed");
     let task = site.deploy(&device)?;
-    let ended = site.server.api().wait_task_end(&task.id.to_string(), STAGE)?;
-    ensure!(ended.state == TaskState::Done, "the task ended as {ended:?}");
+    let ended = site
+        .server
+        .api()
+        .wait_task_end(&task.id.to_string(), STAGE)?;
+    ensure!(
+        ended.state == TaskState::Done,
+        "the task ended as {ended:?}"
+    );
     node.machine.wait_reboot(STAGE)?;
     site.compare(&node.disk)?;
     let device = site.device(&node.machine)?;
-    ensure!(device.netboot == Netboot::Off, "after the deploy its network boot is on");
+    ensure!(
+        device.netboot == Netboot::Off,
+        "after the deploy its network boot is on"
+    );
     node.machine.cut_power()?;
     node.machine.eject();
     node.machine.power_on()?;
@@ -92,7 +107,11 @@ fn ram_system(run: &Run, site: &Site<'_>, server: &str) -> Result<RamSystem> {
     let root = run.file("ram-system");
     let own = root.join("shell-client");
     fs::create_dir_all(&own).context("cannot make the RAM system's folder")?;
-    for (name, text) in [("init", INIT.to_owned()), ("udhcpc", UDHCPC.into()), ("client", client()?)] {
+    for (name, text) in [
+        ("init", INIT.to_owned()),
+        ("udhcpc", UDHCPC.into()),
+        ("client", client()?),
+    ] {
         let path = own.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
         fs::set_permissions(&path, Permissions::from_mode(0o755))?;
@@ -115,7 +134,10 @@ fn ram_system(run: &Run, site: &Site<'_>, server: &str) -> Result<RamSystem> {
     let padding = usize::try_from(length.next_multiple_of(4) - length)?;
     archive.write_all(&[0; 4][..padding])?;
     let status = Command::new("sh")
-        .args(["-c", "cd \"$0\" && find . | cpio --create --format=newc --quiet"])
+        .args([
+            "-c",
+            "cd \"$0\" && find . | cpio --create --format=newc --quiet",
+        ])
         .arg(&root)
         .stdout(archive)
         .status()
@@ -134,17 +156,31 @@ fn client() -> Result<String> {
     let path = paths::workspace().join(MANUAL);
     let text =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let (_, after) = text.split_once(HEADING).context("the manual has no shell client")?;
-    let script: Vec<&str> =
-        after.lines().skip_while(|line| line.is_empty()).map_while(|line| line.strip_prefix("    ")).collect();
-    ensure!(script.first() == Some(&"#!/bin/sh"), "the manual's client is no script: {script:?}");
+    let (_, after) = text
+        .split_once(HEADING)
+        .context("the manual has no shell client")?;
+    let script: Vec<&str> = after
+        .lines()
+        .skip_while(|line| line.is_empty())
+        .map_while(|line| line.strip_prefix("    "))
+        .collect();
+    ensure!(
+        script.first() == Some(&"#!/bin/sh"),
+        "the manual's client is no script: {script:?}"
+    );
     Ok(script.join("\n") + "\n")
 }
 
 /// The programs and what ldd says that they need.
 fn with_libraries(programs: &[&str]) -> Result<BTreeSet<PathBuf>> {
     let listed = output_of(Command::new("ldd").args(programs))?;
-    let libraries =
-        listed.split_whitespace().filter(|word| word.starts_with('/') && !word.ends_with(':'));
-    Ok(programs.iter().copied().chain(libraries).map(PathBuf::from).collect())
+    let libraries = listed
+        .split_whitespace()
+        .filter(|word| word.starts_with('/') && !word.ends_with(':'));
+    Ok(programs
+        .iter()
+        .copied()
+        .chain(libraries)
+        .map(PathBuf::from)
+        .collect())
 }

@@ -31,13 +31,19 @@ fn server_start(run: &Run) -> Result<()> {
     let host = net.add_host("srv", address(1))?;
     let product = product::cached()?;
     let bare = "bare0";
-    output_of(host.command("ip").args(["link", "add", bare, "up", "type", "bridge"]))?;
+    output_of(
+        host.command("ip")
+            .args(["link", "add", bare, "up", "type", "bridge"]),
+    )?;
     let file = run.file("a-file");
     fs::write(&file, "").context("cannot write a file")?;
     let empty = run.file("no-loaders");
     fs::create_dir(&empty).context("cannot make a folder")?;
     let config = run.file("no-loaders.toml");
-    fs::write(&config, format!("[boot]\nloaders = {:?}\n", empty.display().to_string()))?;
+    fs::write(
+        &config,
+        format!("[boot]\nloaders = {:?}\n", empty.display().to_string()),
+    )?;
     let taken = host.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 8480)))??;
 
     let state = run.file("state-of-failures").display().to_string();
@@ -54,21 +60,35 @@ fn server_start(run: &Run) -> Result<()> {
         (
             "a missing interface",
             vec!["--state-dir", &state, "--interface", "nic9", other_port],
-            vec!["nic9", "--interface"],
+            vec!["nic9", "ip link"],
         ),
         (
             "an interface without an address",
             vec!["--state-dir", &state, "--interface", bare, other_port],
-            vec![bare, "ip addr add"],
+            vec![bare, "ip address add"],
         ),
         (
             "a state directory that cannot be made",
-            vec!["--state-dir", &inside_a_file, "--interface", INTERFACE, other_port],
+            vec![
+                "--state-dir",
+                &inside_a_file,
+                "--interface",
+                INTERFACE,
+                other_port,
+            ],
             vec![&inside_a_file, "--state-dir"],
         ),
         (
             "missing loaders",
-            vec!["--config", &config, "--state-dir", &state, "--interface", INTERFACE, other_port],
+            vec![
+                "--config",
+                &config,
+                "--state-dir",
+                &state,
+                "--interface",
+                INTERFACE,
+                other_port,
+            ],
             vec![&empty, "undionly.kpxe", "ipxe"],
         ),
     ];
@@ -80,9 +100,15 @@ fn server_start(run: &Run) -> Result<()> {
         let status = process.wait_exit(SOON)?;
         let said = fs::read_to_string(&log).context("cannot read what it said")?;
         let last = said.trim().lines().last().unwrap_or_default().to_owned();
-        ensure!(status.code() == Some(1), "{what}: it ended with {status}: {said}");
+        ensure!(
+            status.code() == Some(1),
+            "{what}: it ended with {status}: {said}"
+        );
         for part in expected {
-            ensure!(last.contains(part), "{what}: {part:?} is missing in: {said}");
+            ensure!(
+                last.contains(part),
+                "{what}: {part:?} is missing in: {said}"
+            );
         }
         run.say(&format!("{what}: {last}"));
     }
@@ -93,9 +119,22 @@ fn server_start(run: &Run) -> Result<()> {
     server.start()?;
     let status = fs::read_to_string(format!("/proc/{}/status", server.process()?.id()))
         .context("cannot read the server's status")?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
-    let resident: u64 = line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")?;
-    ensure!(resident < IDLE_KB, "the idle server has {resident} kB resident");
-    run.say(&format!("an idle server: {:.1} MB resident", resident as f64 * 1024.0 / 1e6));
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .unwrap_or_default();
+    let resident: u64 = line
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .context("VmRSS is no number")?;
+    ensure!(
+        resident < IDLE_KB,
+        "the idle server has {resident} kB resident"
+    );
+    run.say(&format!(
+        "an idle server: {:.1} MB resident",
+        resident as f64 * 1024.0 / 1e6
+    ));
     server.stop()
 }

@@ -92,7 +92,10 @@ fn two_machines(run: &Run) -> Result<()> {
         "something was written to a disk that is too small"
     );
     two.machine.cut_power()?;
-    ensure!(deploy::hash(&two.disk)? == poison, "the other's disk has changed");
+    ensure!(
+        deploy::hash(&two.disk)? == poison,
+        "the other's disk has changed"
+    );
     never_there(run, &site, &second.id.to_string())
 }
 
