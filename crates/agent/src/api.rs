@@ -24,6 +24,9 @@ const MAX_JSON: u64 = 1 << 20;
 /// Longest manifest in bytes: that of an image with 1.6 TB in use. It is held in memory.
 const MAX_MANIFEST: u64 = 64 << 20;
 
+/// Where an agent introduces itself.
+const REGISTER: &str = "/agent/v1/register";
+
 /// Why a request to the server failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
@@ -85,6 +88,15 @@ impl ApiError {
             Self::Status { status, .. } => matches!(status, 401 | 408 | 425 | 429 | 500..),
             Self::Address { .. } | Self::Answer { .. } | Self::Patience { .. } => false,
         }
+    }
+
+    /// Whether the server refused to register this boot: it does not know the boot token.
+    #[must_use]
+    pub fn is_unknown_boot(&self) -> bool {
+        matches!(
+            self,
+            Self::Status { status: 401, request, .. } if request.ends_with(REGISTER)
+        )
     }
 
     /// Whether the server said that there is no such thing (any more), or that it has ended.
@@ -169,7 +181,7 @@ impl Api {
     /// The lock is held while it asks, so that of several threads with an old token one asks.
     fn register_now(&self, slot: &mut Option<Registered>) -> Result<Registered, ApiError> {
         let body = (self.session.introduction)();
-        let request = self.request("POST", "/agent/v1/register", None);
+        let request = self.request("POST", REGISTER, None);
         let answer = self.send(request, Some(&body), SILENCE)?;
         let registered: Registered = read_json("POST /agent/v1/register", answer)?;
         *slot = Some(registered.clone());

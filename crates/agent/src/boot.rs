@@ -6,17 +6,20 @@ mod hotplug;
 pub mod init;
 mod netlink;
 mod network;
+mod settling;
 
 use crate::api::{Api, Introduction};
 use crate::cmdline::Cmdline;
 use crate::deploy::Settings;
 use crate::log::{Log, chain};
+use crate::power::Power;
 use crate::sysfs::Sysfs;
-use crate::work::{self, Machine};
+use crate::work::{self, Machine, TOKEN_PATIENCE};
 use bugler_model::MacAddr;
 use bugler_protocol::agent::{CMDLINE_SERVER, CMDLINE_TOKEN, Register, VERSION};
 use hotplug::Arrivals;
 use network::Network;
+use settling::Settling;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::sync::Arc;
@@ -74,14 +77,27 @@ pub fn work() -> ! {
         Err(error) => stay(&log, &chain(&error)),
     };
     wait_for_disks(&sysfs, &arrivals);
+    let settling = Settling::default();
     let machine = Machine {
-        inventory: &|| sysfs.inventory(),
+        inventory: &|| {
+            let inventory = sysfs.inventory();
+            settling.look(&inventory.disks, arrivals.is_settled(), Instant::now());
+            inventory
+        },
+        settled: &|| settling.is_over(Instant::now()),
+        token_patience: TOKEN_PATIENCE,
         settings: Settings::default(),
         once: false,
     };
     loop {
-        let ended = work::run(&api, &machine, &log);
-        if let Some(power) = ended.power {
+        let power = match work::run(&api, &machine, &log) {
+            Ok(ended) => ended.power,
+            Err(error) => {
+                log.line(chain(&error));
+                Some(Power::Reboot)
+            }
+        };
+        if let Some(power) = power {
             log.line(format!("{} now", power.word()));
             let error = power.execute();
             log.line(format!(

@@ -3,7 +3,12 @@
 //! ```text
 //!  task ──> choose a disk ──> compare ──> fetch, unpack, check, write ──> finalize ──> verify
 //!           (check)           (resume)    (x connections; zeroes beside)  (flush, GPT) (read back)
+//!  ──────────── Claimed ────────────────┼─────────────── Running ───────────────────┼─ Verifying
 //! ```
+//!
+//! `Running` tells the server that the disk is no longer what it was, and the server has the
+//! machine boot from the network from then on. So it is reported when, and not before, everything
+//! was checked, and nothing is written before the server has taken that report.
 //!
 //! Everything that can be known is checked before the first byte is written. A chunk is written
 //! only when its hash is right. `Progress::done` counts bytes that a flush has covered. One thread
@@ -29,16 +34,18 @@ pub use stream::{Frame, FrameError, Unpacker, read_frame};
 pub use target::{Access, Target};
 pub use writer::{DiskWriter, Patch};
 
-use crate::api::Bulk;
+use crate::api::{ApiError, Bulk};
+use crate::backoff::{self, Backoff};
 use crate::log::{Log, chain};
 use crate::stop::Stop;
 use bugler_model::{Deploy, Disk, Phase, Progress, TaskState, VerifyMode};
 use bugler_protocol::manifest::{ChunkHash, Manifest};
-use check::{ChoiceError, Needs, choose, describe};
+use check::{ChoiceError, Needs, choose, depends_on_all, describe, lasting_name};
 use fetch::Fetcher;
 use plan::{Plan, zero_ranges};
 use progress::Tracker;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
@@ -47,6 +54,9 @@ const ZERO_STEP: u64 = 64 << 20;
 
 /// How often what was written is flushed, and progress reported.
 const TICK: Duration = Duration::from_secs(1);
+
+/// How often to look for disks while they are waited for.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// What a deploy may be given time and threads for.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +69,8 @@ pub struct Settings {
     /// How long to look for a disk that is not there yet: a controller can take seconds to find
     /// its disks.
     pub disk_wait: Duration,
+    /// How long [`Context::settled`] may say no before the deploy fails.
+    pub settle_wait: Duration,
 }
 
 impl Default for Settings {
@@ -67,6 +79,7 @@ impl Default for Settings {
             connections: 4,
             patience: Duration::from_secs(3600),
             disk_wait: Duration::from_secs(15),
+            settle_wait: Duration::from_secs(60),
         }
     }
 }
@@ -80,15 +93,24 @@ pub struct Deployed {
     pub progress: Progress,
 }
 
+/// Tells the server how a deploy goes; see [`Context::report`].
+pub type ReportFn<'a> =
+    dyn Fn(TaskState, Progress, Option<&str>) -> Result<bool, ApiError> + Sync + 'a;
+
 /// What a deploy works with.
 pub struct Context<'a> {
     /// The server.
     pub bulk: &'a Bulk,
     /// The disks of this machine, looked at afresh with every call.
     pub disks: &'a (dyn Fn() -> Vec<Disk> + Sync),
-    /// Told about once a second, and at every change of state, how far it is; returns whether an
-    /// operator has cancelled the task. May block: the work goes on meanwhile.
-    pub report: &'a (dyn Fn(TaskState, Progress) -> bool + Sync),
+    /// Whether what `disks` gave last is all there is, as far as can be known: a rule that
+    /// depends on what else is there is applied only then.
+    pub settled: &'a (dyn Fn() -> bool + Sync),
+    /// Told about once a second, and at every change of state, how far it is, and from the moment
+    /// of choice on the disk's serial number or path; returns whether an operator has cancelled
+    /// the task. May block: the work goes on meanwhile, but for the report that writing begins.
+    /// One call at a time.
+    pub report: &'a ReportFn<'a>,
     /// For people.
     pub log: &'a Log,
     /// Time and threads.
@@ -111,17 +133,24 @@ pub fn run(task: &Deploy, attempt: u32, context: &Context<'_>) -> Result<Deploye
         context,
         tracker: &tracker,
         halt: &halt,
+        cancelled: &cancelled,
+        reporting: Mutex::new(()),
     };
     let result = std::thread::scope(|scope| {
         scope.spawn(|| {
+            let mut lost = false;
             while !finished.is_set() {
-                let (state, progress) = tracker.now();
-                if (context.report)(state, progress) && !finished.is_set() {
-                    cancelled.set();
-                    halt.set();
-                    // Threads that wait for the server wake up at once.
-                    context.bulk.interrupt();
-                    return;
+                let (state, answer) = work.report();
+                match answer {
+                    Ok(true) if !finished.is_set() => return work.cancel(),
+                    Ok(_) => lost = false,
+                    Err(error) => {
+                        if !std::mem::replace(&mut lost, true) {
+                            let why = chain(&error);
+                            let log = context.log;
+                            log.line(format!("cannot report progress: {why}; the work goes on"));
+                        }
+                    }
                 }
                 // A change of state is told at once: the sleep is cut into pieces.
                 let next = Instant::now() + TICK;
@@ -153,14 +182,80 @@ struct Work<'a> {
     tracker: &'a Tracker,
     /// Thrown by an error or a cancel: every thread of this deploy ends.
     halt: &'a Stop,
+    /// Thrown by a cancel, before `halt`.
+    cancelled: &'a Stop,
+    /// Held from reading the state to the server's answer, so that reports arrive in the order of
+    /// the states that they tell: a late `Claimed` would take a `Running` back.
+    reporting: Mutex<()>,
 }
 
 impl Work<'_> {
+    /// Reports how far it is; returns the state that was told, and whether the task is cancelled.
+    fn report(&self) -> (TaskState, Result<bool, ApiError>) {
+        let _turn = self
+            .reporting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let (state, progress) = self.tracker.now();
+        let answer = (self.context.report)(state, progress, self.tracker.disk());
+        (state, answer)
+    }
+
+    fn cancel(&self) {
+        self.cancelled.set();
+        // Threads that wait for the server wake up at once.
+        self.give_up();
+    }
+
+    /// Reports that writing begins, and returns once the server knows: from then on the machine
+    /// boots from the network until its disk is proved.
+    fn announce(&self) -> Result<(), DeployError> {
+        let _turn = self
+            .reporting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        // Set by the report before this one.
+        if self.halt.is_set() {
+            return Err(DeployError::Cancelled);
+        }
+        let began = Instant::now();
+        let mut backoff = short_backoff();
+        loop {
+            let progress = Progress {
+                phase: Phase::Writing,
+                ..self.tracker.now().1
+            };
+            match (self.context.report)(TaskState::Running, progress, self.tracker.disk()) {
+                Ok(false) => {
+                    self.tracker.enter(TaskState::Running, Phase::Writing);
+                    return Ok(());
+                }
+                Ok(true) => {
+                    self.cancel();
+                    return Err(DeployError::Cancelled);
+                }
+                Err(error) if self.may_wait(&error, began) => {
+                    let why = chain(&error);
+                    self.context.log.line(format!(
+                        "{why}; nothing is written before the server knows; trying again"
+                    ));
+                    std::thread::sleep(backoff.wait());
+                }
+                Err(source) => return Err(DeployError::NotAnnounced { source }),
+            }
+        }
+    }
+
+    fn may_wait(&self, error: &ApiError, began: Instant) -> bool {
+        error.is_temporary() && began.elapsed() < self.context.settings.patience
+    }
+
     fn run(&self) -> Result<String, DeployError> {
         let log = self.context.log;
         let manifest = self.manifest()?;
         self.tracker.set_total(manifest.used_bytes());
         let disk = self.choose(&manifest)?;
+        self.tracker.set_disk(lasting_name(&disk));
         let name = describe(&disk);
         log.line(format!(
             "deploying {} ({}, attempt {}) to {name}: {} bytes in use of {}",
@@ -198,17 +293,11 @@ impl Work<'_> {
     fn manifest(&self) -> Result<Manifest, DeployError> {
         let hash = &self.task.manifest;
         let began = Instant::now();
-        let mut backoff = crate::backoff::Backoff::new(
-            Duration::from_millis(100),
-            Duration::from_secs(5),
-            crate::backoff::seed(),
-        );
+        let mut backoff = short_backoff();
         let bytes = loop {
             match self.context.bulk.manifest(hash) {
                 Ok(bytes) => break bytes,
-                Err(error)
-                    if error.is_temporary() && began.elapsed() < self.context.settings.patience =>
-                {
+                Err(error) if self.may_wait(&error, began) => {
                     self.context
                         .log
                         .line(format!("{}; trying again", chain(&error)));
@@ -235,20 +324,33 @@ impl Work<'_> {
         })
     }
 
-    /// Applies the task's rule to the disks; waits a little where none fits yet.
+    /// Applies the task's rule to the disks, when all of them are there where it matters; waits a
+    /// little where none fits yet.
     fn choose(&self, manifest: &Manifest) -> Result<Disk, ChoiceError> {
         let needs = Needs {
             size: manifest.disk_size,
             sector_size: manifest.sector_size,
         };
+        let Settings {
+            disk_wait,
+            settle_wait,
+            ..
+        } = self.context.settings;
         let began = Instant::now();
         loop {
             let disks = (self.context.disks)();
+            if depends_on_all(&self.task.disk, &disks) && !(self.context.settled)() {
+                let waited = began.elapsed() >= settle_wait;
+                if waited || self.halt.sleep(LOOK_AGAIN) {
+                    return Err(ChoiceError::Unsettled);
+                }
+                continue;
+            }
             match choose(&self.task.disk, &disks, needs) {
                 Ok(disk) => return Ok(disk.clone()),
                 Err(error @ (ChoiceError::NoDisk | ChoiceError::NotFound { .. })) => {
-                    let waited = began.elapsed() >= self.context.settings.disk_wait;
-                    if waited || self.halt.sleep(Duration::from_millis(250)) {
+                    let waited = began.elapsed() >= disk_wait;
+                    if waited || self.halt.sleep(LOOK_AGAIN) {
                         return Err(error);
                     }
                 }
@@ -261,7 +363,7 @@ impl Work<'_> {
     fn write(&self, target: &Target, manifest: &Manifest) -> Result<(), DeployError> {
         let context = self.context;
         let right = if self.attempt > 1 || readback::seems_to_hold(target, manifest)? {
-            self.tracker.enter(TaskState::Running, Phase::Comparing);
+            self.tracker.enter(TaskState::Claimed, Phase::Comparing);
             let right = readback::compare(target, manifest, self.tracker, self.halt)?;
             let count = right.iter().filter(|&&right| right).count();
             context.log.line(format!(
@@ -274,7 +376,7 @@ impl Work<'_> {
         };
         let plan = Plan::new(manifest, |n| right.get(n) == Some(&true));
         self.tracker.flushed(self.tracker.written());
-        self.tracker.enter(TaskState::Running, Phase::Writing);
+        self.announce()?;
         let fetcher = Fetcher::new(
             context.bulk,
             target,
@@ -336,6 +438,12 @@ impl Work<'_> {
         self.halt.set();
         self.context.bulk.interrupt();
     }
+}
+
+/// Between two tries of a small request.
+fn short_backoff() -> Backoff {
+    let (first, longest) = (Duration::from_millis(100), Duration::from_secs(5));
+    Backoff::new(first, longest, backoff::seed())
 }
 
 /// Compares the opened disk with the image: what the inventory said of it may be old.

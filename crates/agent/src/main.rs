@@ -7,7 +7,7 @@ use bugler_agent::boot;
 use bugler_agent::deploy::Settings;
 use bugler_agent::log::Log;
 use bugler_agent::sysfs::Sysfs;
-use bugler_agent::work::{self, Machine};
+use bugler_agent::work::{self, Machine, TOKEN_PATIENCE};
 use bugler_model::{Disk, Inventory, Nic, TaskState};
 use bugler_protocol::agent::{Register, VERSION};
 use std::process::ExitCode;
@@ -93,6 +93,9 @@ fn run(arguments: &Run) -> anyhow::Result<ExitCode> {
     let api = Api::new(&arguments.server, introduction)?;
     let machine = Machine {
         inventory: &inventory,
+        // The command line names them all.
+        settled: &|| true,
+        token_patience: TOKEN_PATIENCE,
         settings: Settings {
             connections: arguments.connections,
             ..Settings::default()
@@ -100,7 +103,7 @@ fn run(arguments: &Run) -> anyhow::Result<ExitCode> {
         once: arguments.once,
     };
     loop {
-        let ended = work::run(&api, &machine, &log);
+        let ended = work::run(&api, &machine, &log)?;
         if let Some(power) = ended.power {
             println!("would {} now", power.word());
         }

@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Every failure of the network or the server is shown, waited out and tried again, for ever: an
-//! agent has nothing better to do, and nobody is there to start it again.
+//! agent has nothing better to do, and nobody is there to start it again. One is not: a server
+//! that does not know this boot's token will never know it, and only a new boot brings a new one.
 
 use crate::api::{Api, ApiError};
 use crate::backoff::{self, Backoff};
@@ -16,7 +17,8 @@ use crate::power::Power;
 use crate::stop::Stop;
 use bugler_model::{Disk, Inventory, Progress, TaskAction, TaskState};
 use bugler_protocol::agent::{Assignment, Heartbeat, Registered, Report};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long one poll for a task may wait at the server, in a boot's first minute and later. At
@@ -28,14 +30,39 @@ const FIRST_MINUTE: Duration = Duration::from_secs(60);
 /// Most lines in one heartbeat, as [`Heartbeat`] says.
 const MAX_LINES: usize = 200;
 
+/// How long a refused boot token is tried again: a server that was just restored from a backup, or
+/// another one at its address, may be put right meanwhile.
+pub const TOKEN_PATIENCE: Duration = Duration::from_secs(120);
+
 /// What the work needs from the machine, or from whoever stands for one.
 pub struct Machine<'a> {
     /// Its disks and interfaces, looked at afresh.
     pub inventory: &'a (dyn Fn() -> Inventory + Sync),
+    /// Whether the disks of the last look are all there are; see [`Context::settled`].
+    pub settled: &'a (dyn Fn() -> bool + Sync),
+    /// How long the server may refuse this boot's token, without any other answer in between,
+    /// before the agent gives this boot up; [`TOKEN_PATIENCE`] outside tests.
+    pub token_patience: Duration,
     /// Time and threads for deploys.
     pub settings: Settings,
     /// Whether to end after the first task instead of asking for the next one.
     pub once: bool,
+}
+
+/// The server does not know the token of this boot: only a new boot helps.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{server} has refused the token of this boot for {} s; only a new boot brings a new token: \
+     boot this machine again from its server", refused.as_secs()
+)]
+pub struct TokenRefused {
+    /// Where the server is.
+    pub server: String,
+    /// For how long.
+    pub refused: Duration,
+    /// What came back last.
+    #[source]
+    pub source: ApiError,
 }
 
 /// How a task ended.
@@ -49,39 +76,16 @@ pub struct Ended {
 
 /// Registers and works. Returns when the machine is to reboot or to power off, or after the first
 /// task where that is asked for.
-pub fn run(api: &Api, machine: &Machine<'_>, log: &Log) -> Ended {
+///
+/// # Errors
+/// [`TokenRefused`], never while a task is under way.
+pub fn run(api: &Api, machine: &Machine<'_>, log: &Log) -> Result<Ended, TokenRefused> {
     let heartbeat_s = AtomicU32::new(10);
     let stop = Stop::new();
     std::thread::scope(|scope| {
-        let mut known = register(api, machine, log, &heartbeat_s);
+        let known = register(api, machine, log, &heartbeat_s)?;
         scope.spawn(|| heartbeats(api, log, &heartbeat_s, &stop));
-        let began = Instant::now();
-        let mut trouble = Trouble::new(log);
-        let ended = loop {
-            let wait = if began.elapsed() < FIRST_MINUTE {
-                FIRST_POLL
-            } else {
-                POLL
-            };
-            match api.next_task(wait) {
-                Ok(Some(assignment)) => {
-                    trouble.over(api);
-                    let ended = perform(api, machine, log, &assignment);
-                    if machine.once || ended.power.is_some() {
-                        break ended;
-                    }
-                }
-                Ok(None) => {
-                    trouble.over(api);
-                    let now = shape(&(machine.inventory)());
-                    if now != known {
-                        log.line("disks or network interfaces have changed");
-                        known = register(api, machine, log, &heartbeat_s);
-                    }
-                }
-                Err(error) => trouble.wait(&error),
-            }
-        };
+        let ended = tasks(api, machine, log, &heartbeat_s, known);
         stop.set();
         // The last lines, so that the server knows how it ended.
         let _ = send_lines(api, log);
@@ -89,21 +93,60 @@ pub fn run(api: &Api, machine: &Machine<'_>, log: &Log) -> Ended {
     })
 }
 
+/// Asks for tasks and does them; registers again when what it is made of changes.
+fn tasks(
+    api: &Api,
+    machine: &Machine<'_>,
+    log: &Log,
+    heartbeat_s: &AtomicU32,
+    mut known: Shape,
+) -> Result<Ended, TokenRefused> {
+    let began = Instant::now();
+    let mut trouble = Trouble::new(api, machine, log);
+    loop {
+        let wait = if began.elapsed() < FIRST_MINUTE {
+            FIRST_POLL
+        } else {
+            POLL
+        };
+        match api.next_task(wait) {
+            Ok(Some(assignment)) => {
+                trouble.over();
+                let ended = perform(api, machine, log, &assignment)?;
+                if machine.once || ended.power.is_some() {
+                    return Ok(ended);
+                }
+            }
+            Ok(None) => {
+                trouble.over();
+                let now = shape(&(machine.inventory)());
+                if now != known {
+                    log.line("disks or network interfaces have changed");
+                    known = register(api, machine, log, heartbeat_s)?;
+                }
+            }
+            Err(error) => trouble.wait(error)?,
+        }
+    }
+}
+
+type Shape = (Vec<Disk>, Vec<(String, bool)>);
+
 /// What of an inventory is told again when it changes.
-fn shape(inventory: &Inventory) -> (Vec<Disk>, Vec<(String, bool)>) {
+fn shape(inventory: &Inventory) -> Shape {
     let nics = inventory.nics.iter();
     let nics = nics.map(|nic| (nic.mac.to_string(), nic.link)).collect();
     (inventory.disks.clone(), nics)
 }
 
-/// Registers, however long it takes.
+/// Registers, however long it takes while there is hope.
 fn register(
     api: &Api,
     machine: &Machine<'_>,
     log: &Log,
     heartbeat_s: &AtomicU32,
-) -> (Vec<Disk>, Vec<(String, bool)>) {
-    let mut trouble = Trouble::new(log);
+) -> Result<Shape, TokenRefused> {
+    let mut trouble = Trouble::new(api, machine, log);
     loop {
         let known = shape(&(machine.inventory)());
         match api.register() {
@@ -114,9 +157,9 @@ fn register(
                     title(&registered),
                     api.server()
                 ));
-                return known;
+                return Ok(known);
             }
-            Err(error) => trouble.wait(&error),
+            Err(error) => trouble.wait(error)?,
         }
     }
 }
@@ -133,47 +176,46 @@ fn title(registered: &Registered) -> String {
 
 /// Does one task and tells the server how it ended, however long that takes: a machine that
 /// reboots before the server knows would be given the same task again.
-fn perform(api: &Api, machine: &Machine<'_>, log: &Log, assignment: &Assignment) -> Ended {
+fn perform(
+    api: &Api,
+    machine: &Machine<'_>,
+    log: &Log,
+    assignment: &Assignment,
+) -> Result<Ended, TokenRefused> {
     let Assignment {
         task,
         action,
         attempt,
     } = assignment;
     log.line(format!("task {task}: {}, attempt {attempt}", action.word()));
-    let (state, progress, message) = match action {
-        TaskAction::Reboot | TaskAction::PowerOff => (TaskState::Done, Progress::default(), None),
+    let (state, progress, disk, message) = match action {
+        TaskAction::Reboot | TaskAction::PowerOff => {
+            (TaskState::Done, Progress::default(), None, None)
+        }
         TaskAction::Deploy(deploy) => {
-            let last = std::sync::Mutex::new(Progress::default());
-            let lost = AtomicBool::new(false);
-            let report = |state, progress| {
+            let last = std::sync::Mutex::new((Progress::default(), None));
+            let report = |state, progress, disk: Option<&str>| {
+                let disk = disk.map(str::to_owned);
                 if let Ok(mut last) = last.lock() {
-                    *last = progress;
+                    *last = (progress, disk.clone());
                 }
                 let report = Report {
                     state,
                     progress,
                     message: None,
+                    disk,
                 };
                 match api.report(*task, &report) {
-                    Ok(answer) => {
-                        lost.store(false, Ordering::Relaxed);
-                        answer.cancel
-                    }
+                    Ok(answer) => Ok(answer.cancel),
                     // It has ended there: nobody waits for the rest.
                     Err(error) if error.is_gone() => {
                         log.line(format!(
                             "task {task} is over for the server: {}",
                             chain(&error)
                         ));
-                        true
+                        Ok(true)
                     }
-                    Err(error) => {
-                        if !lost.swap(true, Ordering::Relaxed) {
-                            let why = chain(&error);
-                            log.line(format!("cannot report progress: {why}; the work goes on"));
-                        }
-                        false
-                    }
+                    Err(error) => Err(error),
                 }
             };
             let bulk = api.bulk();
@@ -181,19 +223,21 @@ fn perform(api: &Api, machine: &Machine<'_>, log: &Log, assignment: &Assignment)
             let context = Context {
                 bulk: &bulk,
                 disks: &disks,
+                settled: machine.settled,
                 report: &report,
                 log,
                 settings: machine.settings,
             };
-            match deploy::run(deploy, *attempt, &context) {
-                Ok(deployed) => (TaskState::Done, deployed.progress, None),
+            let result = deploy::run(deploy, *attempt, &context);
+            let (last, disk) = last.into_inner().unwrap_or_else(PoisonError::into_inner);
+            match result {
+                Ok(deployed) => (TaskState::Done, deployed.progress, disk, None),
                 Err(error) => {
                     let state = match error {
                         DeployError::Cancelled => TaskState::Cancelled,
                         _ => TaskState::Failed,
                     };
-                    let progress = last.lock().map(|last| *last).unwrap_or_default();
-                    (state, progress, Some(chain(&error)))
+                    (state, last, disk, Some(chain(&error)))
                 }
             }
         }
@@ -208,14 +252,15 @@ fn perform(api: &Api, machine: &Machine<'_>, log: &Log, assignment: &Assignment)
         state,
         progress,
         message,
+        disk,
     };
-    let mut trouble = Trouble::new(log);
+    let mut trouble = Trouble::new(api, machine, log);
     let state = loop {
         match api.report(*task, &report) {
             // Somebody was faster: it stays as it is.
             Ok(answer) if answer.cancel => break TaskState::Cancelled,
             Ok(_) => break state,
-            Err(error) if error.is_temporary() => trouble.wait(&error),
+            Err(error) if error.is_temporary() => trouble.wait(error)?,
             Err(error) => {
                 log.line(format!(
                     "the server does not take the report: {}",
@@ -230,7 +275,7 @@ fn perform(api: &Api, machine: &Machine<'_>, log: &Log, assignment: &Assignment)
         (TaskState::Done, _) => Some(Power::Reboot),
         _ => None,
     };
-    Ended { state, power }
+    Ok(Ended { state, power })
 }
 
 /// Signs of life until `stop`; new log lines go out within two seconds.
@@ -258,36 +303,101 @@ fn send_lines(api: &Api, log: &Log) -> Result<(), ApiError> {
 }
 
 /// Failures of one kind of request: told when they begin, once a minute while they last, and when
-/// they are over.
+/// they are over. A boot token that is refused for too long ends it.
 struct Trouble<'a> {
+    server: &'a str,
     log: &'a Log,
+    token_patience: Duration,
+    refused_since: Option<Instant>,
     backoff: Backoff,
     told: Option<Instant>,
 }
 
 impl<'a> Trouble<'a> {
-    fn new(log: &'a Log) -> Self {
+    fn new(api: &'a Api, machine: &Machine<'_>, log: &'a Log) -> Self {
         let longest = Duration::from_secs(10);
         Self {
+            server: api.server(),
             log,
+            token_patience: machine.token_patience,
+            refused_since: None,
             backoff: Backoff::new(Duration::from_millis(250), longest, backoff::seed()),
             told: None,
         }
     }
 
-    fn wait(&mut self, error: &ApiError) {
+    fn wait(&mut self, error: ApiError) -> Result<(), TokenRefused> {
+        let refused = self.refused_for(&error, Instant::now());
+        if let Some(refused) = refused.filter(|time| *time >= self.token_patience) {
+            return Err(TokenRefused {
+                server: self.server.into(),
+                refused,
+                source: error,
+            });
+        }
         let minute = Duration::from_secs(60);
         if self.told.is_none_or(|told| told.elapsed() > minute) {
             self.told = Some(Instant::now());
-            self.log.line(format!("{}; trying again", chain(error)));
+            self.log.line(format!("{}; trying again", chain(&error)));
         }
         std::thread::sleep(self.backoff.wait());
+        Ok(())
     }
 
-    fn over(&mut self, api: &Api) {
+    /// For how long the boot token has been refused, and nothing else has happened.
+    fn refused_for(&mut self, error: &ApiError, now: Instant) -> Option<Duration> {
+        if !error.is_unknown_boot() {
+            self.refused_since = None;
+            return None;
+        }
+        let since = *self.refused_since.get_or_insert(now);
+        Some(now.saturating_duration_since(since))
+    }
+
+    fn over(&mut self) {
+        self.refused_since = None;
         if self.told.take().is_some() {
-            self.log.line(format!("{} answers again", api.server()));
+            self.log.line(format!("{} answers again", self.server));
         }
         self.backoff.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_unbroken_refusal_of_the_token_counts() {
+        let mut trouble = Trouble {
+            server: "http://s",
+            log: &Log::stderr(),
+            token_patience: TOKEN_PATIENCE,
+            refused_since: None,
+            backoff: Backoff::new(Duration::ZERO, Duration::ZERO, 0),
+            told: None,
+        };
+        let answer = |request: &str, status| ApiError::Status {
+            request: request.into(),
+            status,
+            message: "no".into(),
+        };
+        let refused = || answer("POST http://s/agent/v1/register", 401);
+        let start = Instant::now();
+        let mut after = |error: ApiError, s| {
+            let refused = trouble.refused_for(&error, start + Duration::from_secs(s));
+            refused.map(|time| time.as_secs())
+        };
+        assert_eq!(after(refused(), 0), Some(0));
+        assert_eq!(after(refused(), 119), Some(119));
+        assert_eq!(
+            after(answer("POST http://s/agent/v1/register", 503), 120),
+            None
+        );
+        assert_eq!(after(refused(), 121), Some(0));
+        assert_eq!(after(answer("GET http://s/agent/v1/task", 401), 300), None);
+        assert_eq!(after(refused(), 400), Some(0));
+        trouble.over();
+        assert_eq!(trouble.refused_since, None);
     }
 }

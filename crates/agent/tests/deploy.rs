@@ -2,7 +2,8 @@
 
 mod support;
 
-use bugler_agent::deploy::{Context, DeployError, Deployed, Settings, run};
+use bugler_agent::api::ApiError;
+use bugler_agent::deploy::{Context, DeployError, Deployed, ReportFn, Settings, run};
 use bugler_agent::log::Log;
 use bugler_model::{Deploy, DiskRule, Phase, Progress, TaskState, VerifyMode};
 use proptest::prelude::*;
@@ -12,20 +13,24 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{CHUNK, FileDisk, Image, Server};
 
-type Report<'a> = &'a (dyn Fn(TaskState, Progress) -> bool + Sync);
+/// A server that takes every report, and where nobody cancels.
+fn quiet(_: TaskState, _: Progress, _: Option<&str>) -> Result<bool, ApiError> {
+    Ok(false)
+}
 
 fn deploy_with(
     server: &Server,
     task: &Deploy,
     attempt: u32,
     disks: &[&FileDisk],
-    report: Report<'_>,
+    report: &ReportFn<'_>,
 ) -> Result<Deployed, DeployError> {
     let bulk = server.api().bulk();
     let disks = || disks.iter().map(|disk| disk.disk.clone()).collect();
     let context = Context {
         bulk: &bulk,
         disks: &disks,
+        settled: &|| true,
         report,
         log: &Log::stderr(),
         settings: Settings {
@@ -37,7 +42,7 @@ fn deploy_with(
 }
 
 fn deploy(server: &Server, task: &Deploy, disk: &FileDisk) -> Result<Deployed, DeployError> {
-    deploy_with(server, task, 1, &[disk], &|_, _| false)
+    deploy_with(server, task, 1, &[disk], &quiet)
 }
 
 /// Compares without printing megabytes.
@@ -54,9 +59,9 @@ fn a_fresh_disk_gets_the_image_and_each_content_travels_once() {
     let server = Server::start(&image);
     let disk = FileDisk::new(image.bytes.len(), 0);
     let states = Mutex::new(Vec::new());
-    let report = |state, progress: Progress| {
+    let report = |state, progress: Progress, _: Option<&str>| {
         states.lock().unwrap().push((state, progress));
-        false
+        Ok(false)
     };
     let deployed = deploy_with(&server, &image.task(), 1, &[&disk], &report).unwrap();
     assert_holds(&disk, &image.bytes);
@@ -72,11 +77,12 @@ fn a_fresh_disk_gets_the_image_and_each_content_travels_once() {
         "a, b, c and the short one"
     );
     let states = states.into_inner().unwrap();
-    assert_eq!(states[0].0, TaskState::Running);
-    let backwards = states
-        .windows(2)
-        .any(|w| w[0].0 == TaskState::Verifying && w[1].0 != w[0].0);
-    assert!(!backwards, "{states:?}");
+    let order = [TaskState::Claimed, TaskState::Running, TaskState::Verifying];
+    let places: Vec<_> = states
+        .iter()
+        .map(|(state, _)| order.iter().position(|s| s == state).unwrap())
+        .collect();
+    assert!(places.is_sorted() && places.contains(&1), "{states:?}");
 }
 
 #[test]
@@ -198,7 +204,8 @@ fn a_server_that_dies_and_comes_back_without_its_memory_is_waited_for() {
             let context = Context {
                 bulk: &bulk,
                 disks: &disks,
-                report: &|_, _| false,
+                settled: &|| true,
+                report: &quiet,
                 log: &Log::stderr(),
                 settings: Settings::default(),
             };
@@ -235,7 +242,7 @@ fn a_cancel_ends_a_deploy_that_waits_for_a_silent_server() {
     let server = Server::start(&image);
     server.faults(|faults| faults.stall_after = Some(2));
     let disk = FileDisk::new(image.bytes.len(), 0);
-    let report = |_, _| server.seen(|seen| !seen.log.is_empty());
+    let report = |_, _, _: Option<&str>| Ok(server.seen(|seen| !seen.log.is_empty()));
     let error = deploy_with(&server, &image.task(), 1, &[&disk], &report).unwrap_err();
     assert!(matches!(error, DeployError::Cancelled), "{error:?}");
 }
@@ -250,7 +257,7 @@ fn a_disk_that_cannot_take_the_image_is_not_touched() {
     stick.disk.removable = true;
     let server = Server::start(&image);
     let all = [&small, &sectors, &stick];
-    let error = deploy_with(&server, &image.task(), 1, &all, &|_, _| false).unwrap_err();
+    let error = deploy_with(&server, &image.task(), 1, &all, &quiet).unwrap_err();
     let text = error.to_string();
     for part in [
         "the image needs 3146240",
@@ -268,7 +275,7 @@ fn a_disk_that_cannot_take_the_image_is_not_touched() {
             disk: rule,
             ..image.task()
         };
-        deploy_with(&server, &task, 1, &all, &|_, _| false).unwrap_err();
+        deploy_with(&server, &task, 1, &all, &quiet).unwrap_err();
     }
     for disk in all {
         assert!(disk.read().iter().all(|&byte| byte == 0xa5));
@@ -279,7 +286,7 @@ fn a_disk_that_cannot_take_the_image_is_not_touched() {
         disk: DiskRule::Named(stick.disk.path.clone()),
         ..image.task()
     };
-    deploy_with(&server, &named, 1, &all, &|_, _| false).unwrap();
+    deploy_with(&server, &named, 1, &all, &quiet).unwrap();
     assert_holds(&stick, &image.bytes);
 }
 
@@ -360,7 +367,7 @@ fn a_larger_disk_gets_its_partition_table_made_whole() {
         assert_eq!(disk.read()[2 * CHUNK..2 * CHUNK + 5], *b"hello");
 
         // A second time: the first chunk differs by what was moved, and is written again.
-        let deployed = deploy_with(&server, &image.task(), 2, &[&disk], &|_, _| false).unwrap();
+        let deployed = deploy_with(&server, &image.task(), 2, &[&disk], &quiet).unwrap();
         assert_eq!(deployed.progress.done, image.manifest.used_bytes());
         assert!(sgdisk(&["-v"], disk.path()).contains("No problems found"));
     }
@@ -391,7 +398,7 @@ proptest! {
         let disk = FileDisk::new(image.bytes.len(), poison);
         let first = Server::start(&image);
         first.faults(|faults| faults.stall_after = Some(cut));
-        let cancel = |_, _| first.seen(|seen| !seen.log.is_empty());
+        let cancel = |_, _, _: Option<&str>| Ok(first.seen(|seen| !seen.log.is_empty()));
         let result = deploy_with(&first, &image.task(), 1, &[&disk], &cancel);
         drop(first);
         let at_cut = disk.read();
@@ -404,7 +411,7 @@ proptest! {
         prop_assert_eq!(result.is_ok(), all.len() <= cut);
 
         let second = Server::start(&image);
-        let deployed = deploy_with(&second, &image.task(), 2, &[&disk], &|_, _| false).unwrap();
+        let deployed = deploy_with(&second, &image.task(), 2, &[&disk], &quiet).unwrap();
         assert_holds(&disk, &image.bytes);
         let sent: HashSet<String> = second.seen(|seen| seen.sent.iter().cloned().collect());
         let wholly_right: HashSet<String> = right.iter().filter(|hash| {

@@ -2,10 +2,14 @@
 
 mod support;
 
-use bugler_model::{Phase, TaskAction, TaskId, TaskState};
+use bugler_agent::deploy::Settings;
+use bugler_agent::log::Log;
+use bugler_agent::work::{self, Ended, Machine, TokenRefused};
+use bugler_model::{Inventory, Phase, TaskAction, TaskId, TaskState};
 use bugler_protocol::agent::Assignment;
 use std::process::{Command, Output};
 use std::sync::Arc;
+use std::time::Duration;
 use support::{FileDisk, Image, Server};
 
 fn agent(server: &Server, disk: &FileDisk) -> Output {
@@ -55,6 +59,7 @@ fn a_task_is_done_and_told() {
             (last.state, last.message.as_deref()),
             (TaskState::Done, None)
         );
+        assert_eq!(last.disk.as_deref(), Some("SERIAL-1"));
         assert_eq!(last.progress.phase, Phase::Verifying);
         assert_eq!(last.progress.done, image.manifest.used_bytes());
         let said = |text: &str| seen.log.iter().any(|line| line.contains(text));
@@ -102,6 +107,78 @@ fn power_tasks_are_reported_before_they_are_done() {
             TaskState::Done
         );
     }
+}
+
+/// The agent in this process, with disks that need no looking at and little patience.
+fn work(server: &Server, token_patience: Duration) -> Result<Ended, TokenRefused> {
+    let machine = Machine {
+        inventory: &Inventory::default,
+        settled: &|| true,
+        token_patience,
+        settings: Settings::default(),
+        once: false,
+    };
+    work::run(&server.api(), &machine, &Log::stderr())
+}
+
+#[test]
+fn a_boot_token_that_is_refused_ends_the_boot() {
+    let image = Arc::new(Image::drawn("a", 0));
+    let server = Server::start(&image);
+    server.faults(|faults| faults.refuse_all = true);
+    let error = work(&server, Duration::ZERO).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.contains(&server.url()) && text.contains("boot this machine again"),
+        "{text}"
+    );
+    assert!(error.source.is_unknown_boot(), "{:?}", error.source);
+
+    // Not only at the start: also when the server forgets it while the agent waits for a task.
+    server.faults(|faults| faults.refuse_all = false);
+    std::thread::scope(|scope| {
+        let working = scope.spawn(|| work(&server, Duration::ZERO));
+        server.wait_until(|seen| seen.registrations.len() == 1);
+        server.faults(|faults| faults.refuse_all = true);
+        assert!(working.join().unwrap().is_err());
+    });
+}
+
+#[test]
+fn a_token_that_is_forgotten_during_a_deploy_does_not_stop_it() {
+    let image = Arc::new(Image::drawn("abcd", 0));
+    let server = Server::start(&image);
+    server.faults(|faults| faults.stall_after = Some(2));
+    assign(&server, TaskAction::Deploy(image.task()));
+    let disk = FileDisk::new(image.bytes.len(), 0);
+    std::thread::scope(|scope| {
+        let machine_disks = || Inventory {
+            disks: vec![disk.disk.clone()],
+            ..Inventory::default()
+        };
+        let api = server.api();
+        let working = scope.spawn(move || {
+            let machine = Machine {
+                inventory: &machine_disks,
+                settled: &|| true,
+                token_patience: Duration::ZERO,
+                settings: Settings::default(),
+                once: true,
+            };
+            work::run(&api, &machine, &Log::stderr())
+        });
+        server.wait_until(|seen| seen.log.iter().any(|line| line == "stalled"));
+        server.faults(|faults| {
+            faults.stall_after = None;
+            faults.refuse_all = true;
+        });
+        server.cut();
+        server.wait_until(|seen| seen.refused > 3);
+        server.faults(|faults| faults.refuse_all = false);
+        let ended = working.join().unwrap().unwrap();
+        assert_eq!(ended.state, TaskState::Done);
+    });
+    assert!(disk.read() == image.bytes);
 }
 
 #[test]

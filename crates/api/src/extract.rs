@@ -3,11 +3,11 @@
 use crate::error::ApiError;
 use crate::state::AppState;
 use crate::token;
-use axum::extract::rejection::JsonRejection;
 use axum::extract::{ConnectInfo, FromRequest, FromRequestParts, Json, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use bugler_store::{AgentAuth, TokenHash};
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,6 +16,23 @@ use std::time::Duration;
 /// How long a small body may take.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Reads a body, but not for ever.
+async fn in_time<T>(read: impl Future<Output = T>) -> Result<T, ApiError> {
+    tokio::time::timeout(BODY_TIMEOUT, read).await.map_err(|_| {
+        ApiError::new(
+            StatusCode::REQUEST_TIMEOUT,
+            format!(
+                "the request's body did not come within {} s",
+                BODY_TIMEOUT.as_secs()
+            ),
+        )
+    })
+}
+
+fn refuse_body(status: StatusCode, why: &str) -> ApiError {
+    ApiError::new(status, format!("the request's body: {why}"))
+}
+
 /// A JSON body.
 pub(crate) struct Body<T>(pub(crate) T);
 
@@ -23,26 +40,25 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let read = Json::from_request(request, state);
-        match tokio::time::timeout(BODY_TIMEOUT, read).await {
-            Ok(Ok(Json(body))) => Ok(Self(body)),
-            Ok(Err(rejection)) => Err(refuse_json(&rejection)),
-            Err(_) => Err(ApiError::new(
-                StatusCode::REQUEST_TIMEOUT,
-                format!(
-                    "the request's body did not come within {} s",
-                    BODY_TIMEOUT.as_secs()
-                ),
-            )),
+        match in_time(Json::from_request(request, state)).await? {
+            Ok(Json(body)) => Ok(Self(body)),
+            Err(rejection) => Err(refuse_body(rejection.status(), &rejection.body_text())),
         }
     }
 }
 
-fn refuse_json(rejection: &JsonRejection) -> ApiError {
-    ApiError::new(
-        rejection.status(),
-        format!("the request's body: {}", rejection.body_text()),
-    )
+/// A small body of whatever content type.
+pub(crate) struct SmallBody(pub(crate) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for SmallBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        match in_time(Bytes::from_request(request, state)).await? {
+            Ok(body) => Ok(Self(body)),
+            Err(rejection) => Err(refuse_body(rejection.status(), &rejection.body_text())),
+        }
+    }
 }
 
 /// The query of the URL.

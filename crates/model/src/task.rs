@@ -12,10 +12,12 @@ use utoipa::ToSchema;
 #[serde(rename_all = "snake_case")]
 pub enum DiskRule {
     /// The only fixed, writable disk that the image fits on; where there are several, the
-    /// smallest one, and the first in the kernel's order among equals. Removable media never.
+    /// smallest one; among equals the first by serial number (disks without one last), then by
+    /// path. Decided when no more disks appear. Removable media never.
     #[default]
     Auto,
-    /// The disk with this path, serial number or model; removable media only this way.
+    /// The disk with this serial number; where there is none, the one with this path; where there
+    /// is none either, with this model. Two such disks are refused. Removable media only this way.
     Named(String),
 }
 
@@ -81,9 +83,9 @@ impl TaskAction {
 pub enum TaskState {
     /// Waits for the device's agent.
     Queued,
-    /// An agent has it.
+    /// An agent has it: it looks at the disk and the image, and writes nothing yet.
     Claimed,
-    /// The agent is at work.
+    /// The agent writes.
     Running,
     /// Everything is written; it is being read back.
     Verifying,

@@ -88,13 +88,19 @@ pub struct Assignment {
 /// How a task goes. Sent at every change of state, and about once a second while at work.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Report {
-    /// `Running`, `Verifying`, `Done`, `Failed`, or `Cancelled` once a cancel was obeyed.
+    /// `Claimed` while disk and image are only looked at, `Running` before the first write and
+    /// from then on, `Verifying`, `Done`, `Failed`, or `Cancelled` once a cancel was obeyed.
     pub state: TaskState,
     /// How far it is.
     pub progress: Progress,
     /// What went wrong, with what was tried, on what, what came back and what to do.
     #[serde(default)]
     pub message: Option<String>,
+    /// The disk that a deploy has chosen: its serial number, or its path where it has none. From
+    /// the first report that names one, the task is about this disk and no other: a later attempt
+    /// is handed out with [`bugler_model::DiskRule::Named`].
+    #[serde(default)]
+    pub disk: Option<String>,
 }
 
 /// The server's answer to a [`Report`].

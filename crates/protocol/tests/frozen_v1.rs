@@ -142,12 +142,13 @@ fn report() {
             elapsed_ms: 77,
         },
         message: None,
+        disk: Some("S1".into()),
     };
     frozen(
         &message,
         concat!(
             r#"{"state":"running","progress":{"phase":"writing","done":3,"total":9,"skipped":1,"#,
-            r#""fetched":2,"elapsed_ms":77},"message":null}"#
+            r#""fetched":2,"elapsed_ms":77},"message":null,"disk":"S1"}"#
         ),
     );
     for (state, word) in [
@@ -202,7 +203,10 @@ fn what_a_neighbouring_version_adds_is_ignored_and_what_it_lacks_has_a_default()
     );
     let older = r#"{"state":"running","progress":{"done":1}}"#;
     let report: Report = serde_json::from_str(older).unwrap();
-    assert_eq!((report.progress.done, report.message), (1, None));
+    assert_eq!(
+        (report.progress.done, report.message, report.disk),
+        (1, None, None)
+    );
     assert_eq!(
         serde_json::from_str::<Heartbeat>("{}").unwrap(),
         Heartbeat::default()

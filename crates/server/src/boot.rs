@@ -231,7 +231,9 @@ impl BootService {
             return Err(TreeError::NotFound(text));
         }
         let now = clock::now();
-        let known = self.store.find_client(mac, None);
+        // The path names the interface alone, which may be borrowed; DHCP told the machine's UUID.
+        let uuid = self.clients.facts(mac).and_then(|facts| facts.uuid);
+        let known = self.store.find_client(mac, uuid);
         let facts = self.script_facts(mac, known.as_deref());
         if let IpAddr::V4(address) = peer.to_canonical() {
             self.clients.learn_address(address, mac);

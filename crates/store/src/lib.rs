@@ -32,7 +32,9 @@ use uuid::Uuid;
 pub trait Store: Send + Sync + 'static {
     // ---- devices -------------------------------------------------------------------------
 
-    /// The device that such a client is, if it is known: by MAC address first, then by UUID.
+    /// The device that such a client is, if it is known: by MAC address first, then by UUID. A MAC
+    /// address does not count where its device is known by its agent to have another UUID than the
+    /// client told: interfaces are borrowed.
     ///
     /// Answers from memory, without waiting: DHCP and TFTP ask it for every packet.
     fn find_client(&self, mac: MacAddr, uuid: Option<Uuid>) -> Option<Arc<Device>>;
@@ -41,7 +43,8 @@ pub trait Store: Send + Sync + 'static {
     /// the client told of itself. A sighting that names no firmware leaves the presence as it is.
     ///
     /// A UUID that many boards share (all zero, a vendor's filler) identifies nobody, here and
-    /// everywhere else. Of the devices that only packets told of, which no agent or operator has
+    /// everywhere else. A client that has the UUID, but none of the interfaces, of a device whose
+    /// agent runs now is a new device. Of the devices that only packets told of, which no agent or operator has
     /// had to do with, the 10,000 latest are kept, and of a device's MAC addresses the 32 latest.
     ///
     /// # Errors
@@ -55,7 +58,13 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Where another device that has had an agent has the same UUID, this machine is that device,
     /// booted from an interface that was not known to be its own: it is the one that registers, and
-    /// the one returned.
+    /// the one returned. The exception is a device whose agent runs now and found none of these
+    /// interfaces: then two machines have one UUID, and they stay two devices.
+    ///
+    /// Where an agent of this device has reported another UUID, this is another machine that has
+    /// borrowed its interface: a new device is made and returned, which gets none of its tasks.
+    ///
+    /// A device has one open task: of two that are merged, the younger one is cancelled.
     ///
     /// # Errors
     /// [`StoreError::NotFound`] where there is no such device, or the session is not its own.
@@ -197,9 +206,14 @@ pub trait Store: Send + Sync + 'static {
     /// Progress alone is seen by everybody at once, and written within a few seconds: a crash can
     /// take back the number, never a change of state.
     ///
+    /// The first report on a deploy that names a disk makes it the task's rule,
+    /// [`DiskRule::Named`](bugler_model::DiskRule::Named), and is durable with it; no later one
+    /// changes it.
+    ///
     /// # Errors
     /// [`StoreError::NotFound`] for a task that is not this device's;
-    /// [`StoreError::Conflict`] for a step that the state machine does not have.
+    /// [`StoreError::Conflict`] for a step that the state machine does not have, and for a disk
+    /// whose name is empty or longer than 256 characters.
     async fn report_task(&self, report: TaskReport, now: Timestamp) -> Result<Task, StoreError>;
 
     /// Ends a task as `Cancelled`, whatever it was doing; its agent stops at its next report.
@@ -210,6 +224,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// One task.
     async fn task(&self, id: TaskId) -> Result<Task, StoreError>;
+
+    /// The device's open task, if it has one: the one that [`Store::claim_task`] hands out.
+    async fn open_task(&self, device: DeviceId) -> Result<Option<Task>, StoreError>;
 
     /// Tasks that pass the filter, latest first. The latest 10,000 that have ended are kept.
     async fn tasks(&self, filter: TaskFilter) -> Result<Vec<Task>, StoreError>;

@@ -73,6 +73,9 @@ pub struct TaskReport {
     pub progress: Progress,
     /// What went wrong.
     pub message: Option<String>,
+    /// The disk that a deploy has chosen, by serial number or path. The first one that is reported
+    /// becomes the task's rule: a later attempt writes to this disk or to none.
+    pub disk: Option<String>,
 }
 
 /// Which tasks to list. The default lists the latest 200.

@@ -297,6 +297,7 @@ async fn fill(
                 state: step,
                 progress,
                 message,
+                disk: None,
             };
             store.report_task(report, earlier(18)).await?;
         }
@@ -386,6 +387,7 @@ async fn deploy_once(state: &AppState, device: DeviceId, image: &Image) -> Done 
                 state: going,
                 progress,
                 message: None,
+                disk: None,
             };
             if !store
                 .report_task(report, state.now())
@@ -405,6 +407,7 @@ async fn deploy_once(state: &AppState, device: DeviceId, image: &Image) -> Done 
         state: TaskState::Done,
         progress,
         message: None,
+        disk: None,
     };
     store.report_task(report, state.now()).await?;
     Ok(())

@@ -183,6 +183,7 @@ impl Site {
             state,
             progress,
             message,
+            disk: None,
         };
         self.state.store.report_task(report, NOW).await.unwrap();
     }

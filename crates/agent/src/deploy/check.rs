@@ -48,6 +48,12 @@ pub enum ChoiceError {
          that the boot environment has its driver"
     )]
     NoDisk,
+    /// Disks still come and go, or drivers are still being loaded, after a long wait.
+    #[error(
+        "the disks of this machine are not settled yet: some come and go, or a driver is still \
+         being loaded; name one by its path or serial number; nothing was written"
+    )]
+    Unsettled,
     /// There are disks, and none fits.
     #[error("no disk of this machine can take the image: {0}; nothing was written")]
     NoneFits(String),
@@ -100,8 +106,12 @@ fn automatic(disks: &[Disk], needs: Needs) -> Result<&Disk, ChoiceError> {
         return Err(ChoiceError::NoDisk);
     }
     let fit = |disk: &&Disk| !is_removable(disk) && fits(disk, needs).is_ok();
-    // `min_by_key` gives the first one among equals.
-    if let Some(disk) = disks.iter().filter(fit).min_by_key(|disk| disk.size) {
+    // The kernel's order changes from boot to boot; a serial number does not.
+    let order = |disk: &&Disk| {
+        let serial = disk.serial.clone();
+        (disk.size, serial.is_none(), serial, disk.path.clone())
+    };
+    if let Some(disk) = disks.iter().filter(fit).min_by_key(order) {
         return Ok(disk);
     }
     let reasons = disks.iter().map(|disk| {
@@ -116,26 +126,51 @@ fn automatic(disks: &[Disk], needs: Needs) -> Result<&Disk, ChoiceError> {
 }
 
 fn named<'a>(name: &str, disks: &'a [Disk], needs: Needs) -> Result<&'a Disk, ChoiceError> {
-    let is_meant = |disk: &&Disk| {
-        let is = |text: &Option<String>| text.as_deref().is_some_and(|t| t.trim() == name.trim());
-        disk.path == name || is(&disk.serial) || is(&disk.model)
-    };
-    let mut meant = disks.iter().filter(is_meant);
-    match (meant.next(), meant.next()) {
-        (None, _) if disks.is_empty() => Err(ChoiceError::NoDisk),
-        (None, _) => Err(ChoiceError::NotFound {
+    let is = |text: &Option<String>| text.as_deref().is_some_and(|t| t.trim() == name.trim());
+    // In this order: a serial number is the disk's own, a path may be another disk's tomorrow.
+    let readings: [&dyn Fn(&Disk) -> bool; 3] = [
+        &|disk| is(&disk.serial),
+        &|disk| disk.path == name,
+        &|disk| is(&disk.model),
+    ];
+    let meant: Vec<&Disk> = readings
+        .iter()
+        .map(|is_meant| disks.iter().filter(|disk| is_meant(disk)).collect())
+        .find(|meant: &Vec<_>| !meant.is_empty())
+        .unwrap_or_default();
+    match meant[..] {
+        [] if disks.is_empty() => Err(ChoiceError::NoDisk),
+        [] => Err(ChoiceError::NotFound {
             name: name.into(),
             disks: join(disks.iter().map(describe)),
         }),
-        (Some(disk), None) => fits(disk, needs).map(|()| disk).map_err(|why| {
+        [disk] => fits(disk, needs).map(|()| disk).map_err(|why| {
             let disk = describe(disk);
             ChoiceError::Unfit { disk, why }
         }),
-        (Some(_), Some(_)) => Err(ChoiceError::Ambiguous {
+        _ => Err(ChoiceError::Ambiguous {
             name: name.into(),
-            disks: join(disks.iter().filter(is_meant).map(describe)),
+            disks: join(meant.into_iter().map(describe)),
         }),
     }
+}
+
+/// Whether a disk that appears later could change what `rule` means. A serial number or a path
+/// that is there already names one disk; the smallest disk, or the only one of a model, is known
+/// only when all are there.
+pub(crate) fn depends_on_all(rule: &DiskRule, disks: &[Disk]) -> bool {
+    match rule {
+        DiskRule::Auto => true,
+        DiskRule::Named(name) => !disks
+            .iter()
+            .any(|disk| disk.path == *name || lasting_name(disk) == name.trim()),
+    }
+}
+
+/// What a later attempt finds the same disk by: its serial number, or its path where it has none.
+pub(crate) fn lasting_name(disk: &Disk) -> &str {
+    let serial = disk.serial.as_deref().map(str::trim);
+    serial.filter(|s| !s.is_empty()).unwrap_or(&disk.path)
 }
 
 fn is_removable(disk: &Disk) -> bool {

@@ -68,6 +68,16 @@ pub enum DeployError {
         /// What came instead.
         detail: String,
     },
+    /// The server was not told that writing begins, so it does not.
+    #[error(
+        "the server does not take the report that writing begins; nothing was written; see its \
+         log, then deploy again"
+    )]
+    NotAnnounced {
+        /// What came back.
+        #[source]
+        source: ApiError,
+    },
     /// The disk refused an operation.
     #[error("cannot {action} {}", path.display())]
     Disk {

@@ -2,7 +2,7 @@
 
 use bugler_model::{Phase, Progress, TaskState};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 /// Counters of one deploy.
@@ -10,6 +10,7 @@ use std::time::Instant;
 pub(crate) struct Tracker {
     began: Instant,
     stage: Mutex<(TaskState, Phase)>,
+    disk: OnceLock<String>,
     total: AtomicU64,
     /// Handed to the disk.
     written: AtomicU64,
@@ -24,7 +25,8 @@ impl Tracker {
     pub(crate) fn new() -> Self {
         Self {
             began: Instant::now(),
-            stage: Mutex::new((TaskState::Running, Phase::Checking)),
+            stage: Mutex::new((TaskState::Claimed, Phase::Checking)),
+            disk: OnceLock::new(),
             total: AtomicU64::new(0),
             written: AtomicU64::new(0),
             durable: AtomicU64::new(0),
@@ -36,6 +38,15 @@ impl Tracker {
 
     pub(crate) fn enter(&self, state: TaskState, phase: Phase) {
         *self.stage() = (state, phase);
+    }
+
+    /// Notes the disk that was chosen, by the name that lasts. The first one stays.
+    pub(crate) fn set_disk(&self, name: &str) {
+        self.disk.get_or_init(|| name.to_owned());
+    }
+
+    pub(crate) fn disk(&self) -> Option<&str> {
+        self.disk.get().map(String::as_str)
     }
 
     pub(crate) fn set_total(&self, bytes: u64) {

@@ -114,6 +114,8 @@ pub struct Faults {
     pub die_after: Option<usize>,
     /// After this many chunks it sends nothing more, and keeps the connection.
     pub stall_after: Option<usize>,
+    /// Knows no token any more, not even that of the boot.
+    pub refuse_all: bool,
     /// Sends this instead of the next chunk's frame.
     pub garbage: Option<Vec<u8>>,
 }
@@ -230,6 +232,14 @@ impl Server {
         );
     }
 
+    /// Ends every connection that is open now.
+    pub fn cut(&self) {
+        let mut open = self.state.connections.lock().unwrap();
+        for stream in open.iter_mut().flat_map(|open| open.drain(..)) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
     /// Ends it, with every connection.
     pub fn stop(mut self) {
         self.end();
@@ -299,7 +309,9 @@ impl State {
             let mut body = vec![0; length];
             reader.read_exact(&mut body).ok()?;
             let path = path.strip_prefix("/agent/v1/").unwrap_or("?").to_owned();
-            if path != "register" && token.as_deref() != Some(&self.token) {
+            let refuse_all = self.faults.lock().unwrap().refuse_all;
+            let is_known = path == "register" || token.as_deref() == Some(&self.token);
+            if refuse_all || !is_known {
                 self.note(|seen| seen.refused += 1);
                 answer(&mut stream, 401, b"{\"error\":\"register again\"}")?;
                 continue;

@@ -154,6 +154,23 @@ pub(super) async fn next_task(
     Ok(StatusCode::NO_CONTENT.into_response())
 }
 
+/// Whether the agent's task is claimed, so that a report of `Claimed` (it checks, it compares) is
+/// progress. One that came late takes nothing back; one on a task that was not asked for is refused.
+async fn is_claimed(state: &AppState, agent: &Agent, id: TaskId) -> Result<bool, ApiError> {
+    let task = state.store.task(id).await?;
+    if task.device != agent.auth.device {
+        return Err(ApiError::not_found(format!(
+            "there is no task {id} of this device"
+        )));
+    }
+    if task.state == TaskState::Queued {
+        return Err(ApiError::conflict(format!(
+            "{id} is queued: ask for a task first"
+        )));
+    }
+    Ok(task.state == TaskState::Claimed)
+}
+
 pub(super) async fn report(
     State(state): State<Arc<AppState>>,
     agent: Agent,
@@ -167,13 +184,21 @@ pub(super) async fn report(
     let now = state.now();
     state.store.touch(agent.auth.device, v4(peer.ip()), now);
     let task = match report.state {
-        TaskState::Running | TaskState::Verifying | TaskState::Done | TaskState::Failed => {
+        TaskState::Claimed if !is_claimed(&state, &agent, task).await? => {
+            state.store.task(task).await?
+        }
+        TaskState::Claimed
+        | TaskState::Running
+        | TaskState::Verifying
+        | TaskState::Done
+        | TaskState::Failed => {
             let report = TaskReport {
                 device: agent.auth.device,
                 task,
                 state: report.state,
                 progress: report.progress,
                 message: report.message.map(|text| safe_line(&text)),
+                disk: report.disk,
             };
             let task = state.store.report_task(report, now).await?;
             if task.state == TaskState::Done {
@@ -199,11 +224,10 @@ pub(super) async fn report(
             }
             task
         }
-        TaskState::Queued | TaskState::Claimed => {
-            return Err(ApiError::bad_request(format!(
-                "an agent does not report {}: it asks for a task",
-                report.state
-            )));
+        TaskState::Queued => {
+            return Err(ApiError::bad_request(
+                "an agent does not report queued: it asks for a task",
+            ));
         }
     };
     Ok(Json(ReportAnswer {

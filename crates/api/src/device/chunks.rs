@@ -13,7 +13,6 @@ use bugler_images::{ChunkState, StoreError as ImageError};
 use bugler_model::{Deploy, DeviceId, EventKind, NewEvent, Task, TaskAction};
 use bugler_protocol::agent::{CHUNK_STREAM, ChunkRequest, Damaged, MAX_CHUNKS_PER_REQUEST};
 use bugler_protocol::manifest::ChunkHash;
-use bugler_store::TaskFilter;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
 use std::io;
@@ -27,12 +26,7 @@ async fn open_deploy(
     state: &AppState,
     device: DeviceId,
 ) -> Result<(Task, Deploy, ChunkHash), ApiError> {
-    let filter = TaskFilter {
-        device: Some(device),
-        open_only: true,
-        limit: 1,
-    };
-    let task = state.store.tasks(filter).await?.into_iter().next();
+    let task = state.store.open_task(device).await?;
     let Some((task, deploy)) = task.and_then(|task| match task.action.clone() {
         TaskAction::Deploy(deploy) => Some((task, deploy)),
         TaskAction::Reboot | TaskAction::PowerOff => None,

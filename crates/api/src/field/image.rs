@@ -16,6 +16,7 @@ use futures::stream::{self, Stream, StreamExt};
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -23,12 +24,49 @@ use tokio::time::Instant;
 /// How often progress is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// Whose images are being streamed now, and how often each.
+/// Most gaps in what was sent of one image that are told apart; more than any client has that
+/// fetches parts at the same time.
+const MAX_PARTS: usize = 64;
+
+/// Whose images are being streamed now, and what of each has been sent.
 #[derive(Clone, Default)]
-pub(crate) struct Streaming(Arc<Mutex<HashMap<TaskId, u32>>>);
+pub(crate) struct Streaming(Arc<Mutex<HashMap<TaskId, Streamed>>>);
+
+/// The streams of one task.
+#[derive(Default)]
+struct Streamed {
+    /// How many there are now.
+    open: u32,
+    sent: Parts,
+}
+
+/// Parts of an image, in order, apart from each other.
+#[derive(Default)]
+struct Parts(Vec<Range<u64>>);
+
+impl Parts {
+    fn add(&mut self, mut part: Range<u64>) {
+        self.0.retain(|known| {
+            let apart = known.end < part.start || part.end < known.start;
+            if !apart {
+                part = known.start.min(part.start)..known.end.max(part.end);
+            }
+            apart
+        });
+        if self.0.len() < MAX_PARTS {
+            let at = self.0.partition_point(|known| known.end < part.start);
+            self.0.insert(at, part);
+        }
+    }
+
+    /// Bytes in all.
+    fn total(&self) -> u64 {
+        self.0.iter().map(|part| part.end - part.start).sum()
+    }
+}
 
 impl Streaming {
-    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, u32>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TaskId, Streamed>> {
         // Each change is of one entry: a panic elsewhere leaves the map whole.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -38,8 +76,15 @@ impl Streaming {
         self.lock().contains_key(&task)
     }
 
-    fn begin(&self, task: TaskId) -> Open {
-        *self.lock().entry(task).or_default() += 1;
+    /// Begins a stream from `start`; one that is not from the beginning adds to the first `before`
+    /// bytes, which were sent by streams that have ended.
+    fn begin(&self, task: TaskId, start: u64, before: u64) -> Open {
+        let mut map = self.lock();
+        let streamed = map.entry(task).or_default();
+        if streamed.open == 0 && start > 0 && before > 0 {
+            streamed.sent.add(0..before);
+        }
+        streamed.open += 1;
         Open {
             streaming: self.clone(),
             task,
@@ -53,12 +98,23 @@ struct Open {
     task: TaskId,
 }
 
+impl Open {
+    /// Notes that a part is sent; how many bytes of the image that makes.
+    fn add(&self, part: Range<u64>) -> u64 {
+        let mut map = self.streaming.lock();
+        map.get_mut(&self.task).map_or(0, |streamed| {
+            streamed.sent.add(part);
+            streamed.sent.total()
+        })
+    }
+}
+
 impl Drop for Open {
     fn drop(&mut self) {
         let mut map = self.streaming.lock();
-        if let Some(count) = map.get_mut(&self.task) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(streamed) = map.get_mut(&self.task) {
+            streamed.open -= 1;
+            if streamed.open == 0 {
                 map.remove(&self.task);
             }
         }
@@ -115,15 +171,18 @@ pub(super) async fn raw(
     if method == Method::HEAD {
         return Ok((status, answer).into_response());
     }
-    let open = state.streaming.begin(task.id);
+    let open = state
+        .streaming
+        .begin(task.id, range.start, task.progress.done);
     let mut watched = Watched {
         task,
-        done: range.start,
+        at: range.start,
+        sent: open.add(range.start..range.start),
         end: range.end,
         began: Instant::now(),
         reported: Instant::now(),
         state,
-        _open: open,
+        open,
     };
     watched.task.progress = watched.progress(size);
     watched.task = step(&watched.state, &watched.task, TaskState::Running, None).await?;
@@ -136,30 +195,34 @@ struct Watched {
     state: Arc<AppState>,
     task: Task,
     /// Where the next byte belongs.
-    done: u64,
+    at: u64,
+    /// Bytes of the image that this and other streams have sent.
+    sent: u64,
     end: u64,
     began: Instant,
     reported: Instant,
-    _open: Open,
+    open: Open,
 }
 
 impl Watched {
     fn progress(&self, total: u64) -> Progress {
         Progress {
             phase: Phase::Writing,
-            done: self.done,
+            done: self.sent,
             total,
             skipped: 0,
-            fetched: self.done,
+            fetched: self.sent,
             elapsed_ms: u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
         }
     }
 
     /// Counts bytes that go out; an error where the task has ended, which cuts the stream off.
     async fn count(&mut self, bytes: usize, total: u64) -> io::Result<()> {
-        self.done += bytes as u64;
+        let from = self.at;
+        self.at += bytes as u64;
+        self.sent = self.open.add(from..self.at);
         // The last byte is always reported: the body is not asked for more.
-        if self.reported.elapsed() < REPORT_EVERY && self.done < self.end {
+        if self.reported.elapsed() < REPORT_EVERY && self.at < self.end {
             return Ok(());
         }
         self.reported = Instant::now();

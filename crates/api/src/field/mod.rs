@@ -7,7 +7,7 @@ pub(crate) mod input;
 
 use crate::device::safe_line;
 use crate::error::ApiError;
-use crate::extract::Peer;
+use crate::extract::{Peer, SmallBody};
 use crate::state::AppState;
 use axum::Json;
 use axum::Router;
@@ -18,8 +18,7 @@ use axum::routing::{get, post};
 use bugler_model::{
     Deploy, Device, DiskRule, EventKind, MacAddr, NewEvent, Presence, Task, TaskAction, TaskState,
 };
-use bugler_store::{Sighting, TaskFilter, TaskReport};
-use bytes::Bytes;
+use bugler_store::{Sighting, TaskReport};
 use input::{FieldError, Fields};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -93,15 +92,6 @@ async fn device(state: &AppState, mac: MacAddr) -> Result<(Arc<Device>, bool), A
     Ok((observed.device, observed.new))
 }
 
-async fn open_task(state: &AppState, device: &Device) -> Result<Option<Task>, ApiError> {
-    let filter = TaskFilter {
-        device: Some(device.id),
-        open_only: true,
-        limit: 1,
-    };
-    Ok(state.store.tasks(filter).await?.into_iter().next())
-}
-
 /// Reports a step of a task on the device's behalf.
 async fn step(
     state: &AppState,
@@ -115,6 +105,7 @@ async fn step(
         state: to,
         progress: task.progress,
         message,
+        disk: None,
     };
     Ok(state.store.report_task(report, state.now()).await?)
 }
@@ -123,7 +114,7 @@ async fn register(
     State(state): State<Arc<AppState>>,
     Peer(peer): Peer,
     query: RawQuery,
-    body: Bytes,
+    SmallBody(body): SmallBody,
 ) -> Result<Response, ApiError> {
     let fields = Fields::parse(&body)?;
     let (mac, ip) = (fields.mac()?, fields.ip()?);
@@ -148,7 +139,7 @@ async fn register(
     }
     // A machine that was told to reboot and starts again has rebooted.
     if device.presence != Presence::Agent
-        && let Some(task) = open_task(&state, &device).await?
+        && let Some(task) = state.store.open_task(device.id).await?
         && task.action == TaskAction::Reboot
         && task.state != TaskState::Queued
     {
@@ -186,7 +177,7 @@ async fn next_action(state: &AppState, device: &Device) -> Result<Option<Task>, 
     if device.presence == Presence::Agent {
         return Ok(None);
     }
-    let Some(task) = open_task(state, device).await? else {
+    let Some(task) = state.store.open_task(device.id).await? else {
         return Ok(None);
     };
     // A client that polls while it writes is not to begin again.
@@ -254,7 +245,7 @@ async fn done(
     State(state): State<Arc<AppState>>,
     Peer(peer): Peer,
     query: RawQuery,
-    body: Bytes,
+    SmallBody(body): SmallBody,
 ) -> Result<Response, ApiError> {
     let fields = Fields::parse(&body)?;
     let mac = fields.mac()?;
@@ -274,12 +265,16 @@ async fn done(
     }
     let mut answer = vec![("status", "ok".to_owned())];
     // No open task: the answer to an earlier, equal request was lost, or an operator cancelled.
-    if let Some(task) = open_task(&state, &device).await? {
+    if let Some(task) = state.store.open_task(device.id).await? {
         if task.state == TaskState::Queued {
             return Err(ApiError::conflict(format!(
                 "{} has not been handed out yet: GET /api/device-action-poll first",
                 task.id
             )));
+        }
+        if succeeded && let Some(why) = lacking(&state, &task).await? {
+            step(&state, &task, TaskState::Failed, Some(why.clone())).await?;
+            return Err(ApiError::conflict(why));
         }
         let message = fields.get(&["message", "error"]).map(safe_line);
         let task = finish(&state, task, succeeded, message).await?;
@@ -287,6 +282,23 @@ async fn done(
         answer.push(("state", task.state.to_string()));
     }
     Ok(Answer(answer).render(&query_fields(query)?))
+}
+
+/// What speaks against it that a deploy is done: its image cannot be on a disk that has not been
+/// sent all of it.
+async fn lacking(state: &AppState, task: &Task) -> Result<Option<String>, ApiError> {
+    let TaskAction::Deploy(deploy) = &task.action else {
+        return Ok(None);
+    };
+    let size = state.store.image(&deploy.image.to_string()).await?.size;
+    let sent = task.progress.done;
+    Ok((sent < size).then(|| {
+        format!(
+            "only {sent} of {size} bytes were fetched of image {}: the disk is not written; order \
+             the deploy again, and report `ok` when all of the image is on the disk",
+            deploy.image_name
+        )
+    }))
 }
 
 /// Takes a task through the rest of its states.

@@ -1,7 +1,9 @@
 //! Registering, polling, reporting, heartbeats.
 
 use crate::lab::{Lab, mac, register};
-use bugler_model::{EventKind, Netboot, Phase, Presence, Progress, Stage, Task, TaskState};
+use bugler_model::{
+    DiskRule, EventKind, Netboot, Phase, Presence, Progress, Stage, Task, TaskAction, TaskState,
+};
 use bugler_protocol::agent::{Assignment, Heartbeat, Registered, Report, ReportAnswer};
 use bugler_protocol::operator::CreatedTasks;
 use bugler_store::{EventFilter, TaskFilter};
@@ -19,6 +21,7 @@ fn report(state: TaskState, done: u64) -> Report {
         state,
         progress,
         message: None,
+        disk: None,
     }
 }
 
@@ -143,6 +146,9 @@ async fn reports_move_the_task_and_carry_a_cancel_back() {
         .agent_post(Some(&agent.token), &path, &report(TaskState::Running, 1))
         .await;
     early.error(409);
+    lab.agent_post(Some(&agent.token), &path, &report(TaskState::Claimed, 1))
+        .await
+        .error(409);
     lab.agent_get(&agent.token, "task")
         .await
         .json::<Assignment>();
@@ -150,11 +156,22 @@ async fn reports_move_the_task_and_carry_a_cancel_back() {
         .agent_post(Some(&other.token), &path, &report(TaskState::Done, 1))
         .await;
     stranger.error(404);
-    for state in [TaskState::Queued, TaskState::Claimed] {
-        lab.agent_post(Some(&agent.token), &path, &report(state, 1))
-            .await
-            .error(400);
-    }
+    lab.agent_post(Some(&agent.token), &path, &report(TaskState::Queued, 1))
+        .await
+        .error(400);
+    let mut checking = report(TaskState::Claimed, 1);
+    checking.disk = Some("S123".into());
+    lab.agent_post(Some(&other.token), &path, &checking)
+        .await
+        .error(404);
+    let answer = lab.agent_post(Some(&agent.token), &path, &checking).await;
+    assert!(!answer.json::<ReportAnswer>().cancel);
+    let shown: Task = lab.get(&format!("/api/v1/tasks/{task}")).await.json();
+    assert_eq!((shown.state, shown.progress.done), (TaskState::Claimed, 1));
+    let TaskAction::Deploy(deploy) = shown.action else {
+        panic!("it was a deploy");
+    };
+    assert_eq!(deploy.disk, DiskRule::Named("S123".into()));
     let cancelled = report(TaskState::Cancelled, 1);
     lab.agent_post(Some(&agent.token), &path, &cancelled)
         .await
@@ -169,6 +186,12 @@ async fn reports_move_the_task_and_carry_a_cancel_back() {
     assert!(!running.json::<ReportAnswer>().cancel);
     let shown: Task = lab.get(&format!("/api/v1/tasks/{task}")).await.json();
     assert_eq!((shown.state, shown.progress.done), (TaskState::Running, 40));
+    // One that was overtaken takes nothing back.
+    lab.agent_post(Some(&agent.token), &path, &checking)
+        .await
+        .json::<ReportAnswer>();
+    let shown: Task = lab.get(&format!("/api/v1/tasks/{task}")).await.json();
+    assert_eq!((shown.state, shown.progress.done), (TaskState::Running, 40));
     // A disk that is half written is not booted from.
     assert_eq!(
         lab.store().device(agent.id).await.unwrap().netboot,
@@ -181,6 +204,8 @@ async fn reports_move_the_task_and_carry_a_cancel_back() {
     let late = lab
         .agent_post(Some(&agent.token), &path, &report(TaskState::Running, 60))
         .await;
+    assert!(late.json::<ReportAnswer>().cancel);
+    let late = lab.agent_post(Some(&agent.token), &path, &checking).await;
     assert!(late.json::<ReportAnswer>().cancel);
     let obeyed = lab.agent_post(Some(&agent.token), &path, &cancelled).await;
     assert!(obeyed.json::<ReportAnswer>().cancel);

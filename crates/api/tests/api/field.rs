@@ -218,6 +218,89 @@ async fn the_image_is_for_whoever_has_the_url_and_only_while_the_task_is_open() 
     lab.field_get(url).await.error(403);
 }
 
+/// A client that has been given the image's URL.
+async fn ordered() -> (Lab, String) {
+    let lab = Lab::new().await;
+    lab.image("debian").await;
+    lab.field_post("register-device", format!("mac={MAC}"))
+        .await;
+    lab.order(json!({"kind": "deploy", "image": "debian"}))
+        .await;
+    let url = lab.poll().await["url"].as_str().unwrap().to_owned();
+    (lab, url)
+}
+
+#[tokio::test]
+async fn what_was_not_fetched_is_not_on_the_disk() {
+    // Nothing; then its end alone; then a part from which a client went no further.
+    for (range, sent) in [
+        (None, 0),
+        (Some("bytes=-5"), 5),
+        (Some("bytes=0-1048575"), MIB),
+    ] {
+        let (lab, url) = ordered().await;
+        if let Some(range) = range {
+            let headers = [("range", range)];
+            let part = call(&lab.device, Method::GET, &url, &headers, Body::empty()).await;
+            assert_eq!(part.body.len(), sent);
+        }
+        let done = format!("mac={MAC}&status=ok");
+        let why = lab.field_post("action-done", done).await.error(409);
+        let text = format!("only {sent} of 3145728 bytes were fetched of image debian");
+        assert!(why.starts_with(&text), "{why}");
+        let task = lab.first_task().await;
+        assert_eq!(task.state, TaskState::Failed);
+        assert_eq!(task.message, Some(why));
+        assert_eq!(lab.devices().await[0].open_tasks, 0);
+    }
+}
+
+#[tokio::test]
+async fn an_image_may_be_fetched_in_parts() {
+    let (lab, url) = ordered().await;
+    for range in ["bytes=0-999999", "bytes=900000-2000000", "bytes=2000001-"] {
+        let headers = [("range", range)];
+        let part = call(&lab.device, Method::GET, &url, &headers, Body::empty()).await;
+        assert_eq!(part.status, 206);
+    }
+    let done = format!("mac={MAC}&status=ok");
+    let answer: Value = lab.field_post("action-done", done).await.json();
+    assert_eq!(answer["state"], "done");
+}
+
+#[tokio::test]
+async fn parts_may_be_fetched_at_the_same_time() {
+    let (lab, url) = ordered().await;
+    let start = async |range| {
+        let request = request(Method::GET, &url, &[("range", range)], Body::empty());
+        let answer = lab.device.clone().oneshot(request).await.unwrap();
+        answer.into_body().into_data_stream()
+    };
+    let mut streams = [
+        start("bytes=2000000-").await,
+        start("bytes=0-999999").await,
+        start("bytes=1000000-1999999").await,
+    ];
+    for stream in &mut streams {
+        while let Some(bytes) = stream.next().await {
+            bytes.unwrap();
+        }
+    }
+    drop(streams);
+    let done = format!("mac={MAC}&status=ok");
+    let answer: Value = lab.field_post("action-done", done).await.json();
+    assert_eq!(answer["state"], "done");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let lab = Lab::new().await;
+    for path in ["register-device", "action-done"] {
+        let body = Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+        lab.field_post(path, body).await.error(408);
+    }
+}
+
 #[tokio::test]
 async fn a_client_that_polls_while_it_writes_does_not_begin_again() {
     let lab = Lab::new().await;

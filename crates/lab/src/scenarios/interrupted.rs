@@ -24,7 +24,7 @@ pub(super) const ALL: &[Scenario] = &[
     },
     Scenario {
         name: "power-cut",
-        proves: "a deploy resumes when the machine's power is cut at 50 %, and rewrites nothing that is right",
+        proves: "a deploy resumes when the machine's power is cut at 50 %, and no chunk that is right is written again",
         limit: Duration::from_secs(600),
         machines: 1,
         image: true,
@@ -143,9 +143,9 @@ fn power_cut(run: &Run) -> Result<()> {
         progress.fetched / MIB,
         written / MIB
     ));
-    // What was missing, and what has to be zero: that is zeroed again without being read, by requests
-    // that carry no data but count as if they did. 16 MiB for the partition table's second copy and
-    // for chunks that only partly hold data.
+    // No chunk that is right is written again. What has to be zero is zeroed again without being read
+    // first, and counts as written: this bound says nothing of it. 16 MiB for the partition table's
+    // second copy and for chunks that only partly hold data.
     let missing = progress.total - progress.skipped;
     let zeroed = image.size - progress.total;
     ensure!(

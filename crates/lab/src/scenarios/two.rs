@@ -96,7 +96,7 @@ fn two_machines(run: &Run) -> Result<()> {
         deploy::hash(&two.disk)? == poison,
         "the other's disk has changed"
     );
-    never_there(run, &site, &second.id.to_string())
+    never_there(run, &site, &first.id.to_string())
 }
 
 /// A disk that the image does not fit on is refused before there is a task.

@@ -1,13 +1,14 @@
 //! Devices: how they are found, made, changed and forgotten.
 
 use super::fault::Fault;
-use super::identity::identity;
+use super::identity::{identity, swapped, which};
 use super::memory::{Effect, Touch};
 use super::rows::{Json, Text, Word, execute, first, id, key, limit, list, mac, time, word};
 use super::writer::Tx;
 use crate::{Observed, Sighting};
 use bugler_model::{
-    Device, DeviceId, EventKind, MacAddr, Netboot, NewEvent, Presence, Profile, Timestamp,
+    Arch, Device, DeviceId, EventKind, Firmware, MacAddr, Netboot, NewEvent, Presence, Profile,
+    Timestamp,
 };
 use rusqlite::{Connection, Row, named_params};
 use std::sync::Arc;
@@ -21,6 +22,19 @@ pub(super) struct Record {
     pub(super) had_agent: bool,
     /// Whether an agent or an operator has ever had to do with it.
     pub(super) kept: bool,
+}
+
+/// How long after it was last heard an agent is taken to be running still, in milliseconds: three
+/// heartbeats, as where it is marked as lost.
+const ALIVE_MS: i64 = 30_000;
+
+impl Record {
+    /// Whether its agent runs now.
+    pub(super) fn is_alive(&self, now: Timestamp) -> bool {
+        self.had_agent
+            && self.device.presence == Presence::Agent
+            && now.millis_since(self.device.seen) <= ALIVE_MS
+    }
 }
 
 const SELECT: &str = "SELECT *, (SELECT count(*) FROM tasks WHERE device = devices.id AND open = 1)
@@ -81,6 +95,17 @@ pub(super) fn owner_of_uuid(sql: &Connection, uuid: Uuid) -> Result<Option<Devic
     first(sql, text, [uuid.to_string()], |row| {
         id(row, "id").map(DeviceId)
     })
+}
+
+/// The device with this UUID, in whichever byte order.
+fn owner_of_either_order(sql: &Connection, uuid: Option<Uuid>) -> Result<Option<DeviceId>, Fault> {
+    let Some(uuid) = uuid else {
+        return Ok(None);
+    };
+    match owner_of_uuid(sql, uuid)? {
+        Some(id) => Ok(Some(id)),
+        None => owner_of_uuid(sql, swapped(uuid)),
+    }
 }
 
 impl Tx<'_> {
@@ -222,19 +247,33 @@ pub(super) fn observe(tx: &mut Tx<'_>, seen: &Sighting, now: Timestamp) -> Resul
         )));
     }
     let uuid = identity(seen.uuid);
-    let by_mac = owner_of_mac(tx.sql, seen.mac)?;
-    let by_uuid = uuid.map_or(Ok(None), |uuid| owner_of_uuid(tx.sql, uuid))?;
-    let Some(id) = by_mac.or(by_uuid) else {
-        return discover(tx, seen, uuid, now);
-    };
-    let mut record = tx.record(id)?;
-    let before = record.device.macs.clone();
+    let record = |id: Option<DeviceId>| id.map(|id| tx.record(id)).transpose();
+    let by_mac = record(owner_of_mac(tx.sql, seen.mac)?)?;
+    let by_uuid = record(owner_of_either_order(tx.sql, uuid)?)?;
     let free = uuid.filter(|_| by_uuid.is_none());
+    let had_mac = by_mac.as_ref().map(|record| record.device.id);
+    let (mac, namesake) = (by_mac.as_ref(), by_uuid.as_ref());
+    let found = which(mac.map(|r| &r.device), namesake.map(|r| &r.device), uuid).map(|d| d.id);
+    let known = [by_mac, by_uuid]
+        .into_iter()
+        .flatten()
+        .find(|record| Some(record.device.id) == found)
+        // An agent that runs now is not booting at the same time: this is another machine, whose
+        // maker gave both one UUID.
+        .filter(|record| found == had_mac || !record.is_alive(now));
+    let Some(mut record) = known else {
+        return discover(tx, seen, free, had_mac, now);
+    };
+    let id = record.device.id;
+    let before = record.device.macs.clone();
     absorb(&mut record.device, seen, free, tx.limits.macs, now);
     if before != record.device.macs {
         tx.save_macs(id, &record.device.macs)?;
     }
     tx.save(&record)?;
+    if let Some(other) = had_mac.filter(|other| *other != id) {
+        tx.refresh(other)?;
+    }
     let label = record.device.label();
     if before.contains(&seen.mac) {
         let text = format!("{label} asked to boot{}", as_what(seen));
@@ -262,29 +301,20 @@ fn as_what(seen: &Sighting) -> String {
     }
 }
 
-/// Makes a device of a client that nobody knows.
+/// Makes a device of a client that nobody knows. `had_mac` is the device that had its MAC address
+/// so far.
 fn discover(
     tx: &mut Tx<'_>,
     seen: &Sighting,
     uuid: Option<Uuid>,
+    had_mac: Option<DeviceId>,
     now: Timestamp,
 ) -> Result<Observed, Fault> {
-    execute(
-        tx.sql,
-        "INSERT INTO devices (uuid, arch, firmware, netboot, profile, presence, created, seen)
-         VALUES (:uuid, :arch, :firmware, :netboot, :profile, :presence, :now, :now)",
-        named_params! {
-            ":uuid": uuid.map(Text),
-            ":arch": seen.arch.map(Word),
-            ":firmware": seen.firmware.map(Word),
-            ":netboot": Word(Netboot::default()),
-            ":profile": Word(Profile::default()),
-            ":presence": Word(Presence::default()),
-            ":now": now.0,
-        },
-    )?;
-    let id = DeviceId(tx.sql.last_insert_rowid().unsigned_abs());
+    let id = insert(tx, uuid, seen.arch, seen.firmware, now)?;
     tx.save_macs(id, &[seen.mac])?;
+    if let Some(other) = had_mac {
+        tx.refresh(other)?;
+    }
     let text = format!(
         "{id} was seen for the first time: {}{}",
         seen.mac,
@@ -296,6 +326,31 @@ fn discover(
         device: tx.refresh(id)?,
         new: true,
     })
+}
+
+/// Makes a device that has no MAC addresses yet.
+pub(super) fn insert(
+    tx: &Tx<'_>,
+    uuid: Option<Uuid>,
+    arch: Option<Arch>,
+    firmware: Option<Firmware>,
+    now: Timestamp,
+) -> Result<DeviceId, Fault> {
+    execute(
+        tx.sql,
+        "INSERT INTO devices (uuid, arch, firmware, netboot, profile, presence, created, seen)
+         VALUES (:uuid, :arch, :firmware, :netboot, :profile, :presence, :now, :now)",
+        named_params! {
+            ":uuid": uuid.map(Text),
+            ":arch": arch.map(Word),
+            ":firmware": firmware.map(Word),
+            ":netboot": Word(Netboot::default()),
+            ":profile": Word(Profile::default()),
+            ":presence": Word(Presence::default()),
+            ":now": now.0,
+        },
+    )?;
+    Ok(DeviceId(tx.sql.last_insert_rowid().unsigned_abs()))
 }
 
 /// Forgets the devices unheard of for longest, where there are too many of which only packets were

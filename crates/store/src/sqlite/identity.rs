@@ -1,5 +1,6 @@
-//! Which UUIDs tell one machine from another.
+//! Which UUIDs tell one machine from another, and which device a client is.
 
+use bugler_model::Device;
 use uuid::Uuid;
 
 /// Values that several boards were shipped with. Sources: the vendors' fillers as collected in
@@ -20,12 +21,50 @@ const FILLERS: [Uuid; 6] = [
 pub(super) fn identity(uuid: Option<Uuid>) -> Option<Uuid> {
     uuid.filter(|uuid| {
         let bytes = uuid.as_bytes();
-        let swapped = Uuid::from_bytes(uuid.to_bytes_le());
         !FILLERS.contains(uuid)
-            && !FILLERS.contains(&swapped)
+            && !FILLERS.contains(&swapped(*uuid))
             && !bytes.windows(2).all(|pair| pair.first() == pair.last())
             && !bytes.iter().skip(4).all(|byte| *byte == 0xff)
     })
+}
+
+/// The UUID with its first three fields in the other byte order: firmware is known to send it so.
+pub(super) fn swapped(uuid: Uuid) -> Uuid {
+    Uuid::from_bytes(uuid.to_bytes_le())
+}
+
+/// Whether the two are one UUID, in whichever byte order.
+pub(super) fn same(one: Uuid, other: Uuid) -> bool {
+    one == other || one == swapped(other)
+}
+
+/// The UUID that the device's own agent last read from SMBIOS, where it can be an identity.
+pub(super) fn agent_uuid(device: &Device) -> Option<Uuid> {
+    identity(device.inventory.as_ref()?.uuid)
+}
+
+/// Which device a client is that told the UUID `told`: the one that has its MAC address, else the
+/// one that has its UUID.
+///
+/// An interface can be borrowed, a board cannot: the MAC address does not count where the device
+/// that has it is known by its agent to have another UUID. Where packets alone told of that other
+/// UUID, it does not count against a device whose agent has read the client's.
+pub(super) fn which<'a>(
+    by_mac: Option<&'a Device>,
+    by_uuid: Option<&'a Device>,
+    told: Option<Uuid>,
+) -> Option<&'a Device> {
+    let by_mac = by_mac.filter(|device| {
+        let Some(told) = told else {
+            return true;
+        };
+        let proved = by_uuid
+            .and_then(agent_uuid)
+            .is_some_and(|own| same(own, told));
+        let own = agent_uuid(device).or(device.uuid.filter(|_| proved));
+        own.is_none_or(|own| same(own, told))
+    });
+    by_mac.or(by_uuid)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! what a crash could take back. The exceptions are "last seen" ([`Memory::touch`]) and progress
 //! ([`Memory::progress`]), which run ahead of the disk and are written when the writer flushes.
 
+use super::identity::{swapped, which};
 use crate::{AgentAuth, TokenHash};
 use bugler_model::{
     BootSession, Device, DeviceId, Event, MacAddr, Progress, Task, TaskId, TaskState, Timestamp,
@@ -88,18 +89,21 @@ impl Memory {
         self.read().devices.values().cloned().collect()
     }
 
-    /// The device with this MAC address, else the one with this UUID.
+    /// The device that such a client is; see [`which`].
     pub(super) fn client(&self, mac: MacAddr, uuid: Option<Uuid>) -> Option<Arc<Device>> {
         let state = self.read();
-        let id = state
-            .by_mac
-            .get(&mac)
-            .or_else(|| state.by_uuid.get(&uuid?))?;
-        state.devices.get(id).cloned()
+        let device = |id: &DeviceId| state.devices.get(id).map(Arc::as_ref);
+        let by_mac = state.by_mac.get(&mac).and_then(device);
+        let by_uuid = uuid
+            .and_then(|uuid| state.device_with_uuid(uuid))
+            .and_then(|id| device(&id));
+        let id = which(by_mac, by_uuid, uuid)?.id;
+        state.devices.get(&id).cloned()
     }
 
+    /// The device with this UUID, in whichever byte order.
     pub(super) fn device_with_uuid(&self, uuid: Uuid) -> Option<DeviceId> {
-        self.read().by_uuid.get(&uuid).copied()
+        self.read().device_with_uuid(uuid)
     }
 
     pub(super) fn open_session(&self, device: DeviceId) -> Option<Arc<BootSession>> {
@@ -219,6 +223,11 @@ impl Touch {
 }
 
 impl State {
+    fn device_with_uuid(&self, uuid: Uuid) -> Option<DeviceId> {
+        let other = || self.by_uuid.get(&swapped(uuid));
+        self.by_uuid.get(&uuid).or_else(other).copied()
+    }
+
     fn overlay_device(&self, device: &mut Device) {
         if let Some(touch) = self.touches.get(&device.id) {
             touch.put_over(device);

@@ -10,9 +10,9 @@ use crate::{
     TaskFilter, TaskReport, TokenHash,
 };
 use bugler_model::{
-    BootSession, Device, DeviceId, DevicePatch, Event, EventId, Firmware, Image, ImageId,
+    BootSession, Device, DeviceId, DevicePatch, DiskRule, Event, EventId, Firmware, Image, ImageId,
     ImageState, Lease, MacAddr, NewEvent, NewImage, NewTask, Outcome, Presence, SessionId, Stage,
-    Task, TaskId, Timestamp,
+    Task, TaskAction, TaskId, Timestamp,
 };
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -52,8 +52,13 @@ impl SqliteStore {
             state,
             progress,
             message,
+            disk,
         } = report;
-        if message.is_some() {
+        let names_disk = disk.as_ref().is_some_and(|disk| {
+            let known = self.memory.open_task(*task);
+            !known.is_some_and(|task| is_for(&task.action, disk))
+        });
+        if message.is_some() || names_disk {
             return None;
         }
         match self.memory.progress(*device, *task, *state, *progress, now) {
@@ -67,6 +72,14 @@ impl SqliteStore {
             }
             Progressed::No => None,
         }
+    }
+}
+
+/// Whether it is a deploy to the disk with this very name.
+fn is_for(action: &TaskAction, disk: &str) -> bool {
+    match action {
+        TaskAction::Deploy(deploy) => matches!(&deploy.disk, DiskRule::Named(name) if name == disk),
+        TaskAction::Reboot | TaskAction::PowerOff => true,
     }
 }
 
@@ -310,6 +323,19 @@ impl Store for SqliteStore {
                     .await
             }
         }
+    }
+
+    async fn open_task(&self, device: DeviceId) -> Result<Option<Task>, StoreError> {
+        let mut task = self
+            .readers
+            .query("read a device's open task", move |sql| {
+                tasks::open_one(sql, device)
+            })
+            .await?;
+        if let Some(task) = &mut task {
+            self.memory.overlay_task(task);
+        }
+        Ok(task)
     }
 
     async fn tasks(&self, filter: TaskFilter) -> Result<Vec<Task>, StoreError> {

@@ -1,8 +1,8 @@
 //! An agent introduces itself: which machine it runs on, and what that machine is made of.
 
-use super::devices::{Record, owner_of_mac, owner_of_uuid};
+use super::devices::{self, Record, owner_of_mac, owner_of_uuid};
 use super::fault::Fault;
-use super::identity::identity;
+use super::identity::{agent_uuid, identity, same};
 use super::memory::Effect;
 use super::rows::{Word, execute, key};
 use super::writer::Tx;
@@ -13,12 +13,11 @@ use bugler_model::{
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use uuid::Uuid;
 
 /// See [`crate::Store::register`].
 ///
-/// The UUID that an agent read from SMBIOS says most: where another device with that UUID has had
-/// an agent before, this is that machine (booting from a new or borrowed interface), and the
-/// registration is that device's.
+/// The UUID that an agent read from SMBIOS says most: see [`which_machine`].
 pub(super) fn register(
     tx: &mut Tx<'_>,
     registration: &Registration,
@@ -42,22 +41,19 @@ pub(super) fn register(
     }
 
     let uuid = identity(inventory.uuid);
-    let namesake = match uuid.map_or(Ok(None), |uuid| owner_of_uuid(tx.sql, uuid))? {
-        Some(id) if id != asked.device.id => Some(tx.record(id)?),
-        _ => None,
-    };
     let found = found_macs(*boot_mac, inventory);
     let mut others: BTreeSet<DeviceId> = BTreeSet::new();
     for mac in &found {
         others.extend(owner_of_mac(tx.sql, *mac)?);
     }
     others.insert(asked.device.id);
-    others.extend(namesake.as_ref().map(|record| record.device.id));
-    let mut machine = match namesake {
-        Some(record) if record.had_agent => record,
-        _ => asked,
-    };
+    let Machine {
+        record: mut machine,
+        uuid,
+        namesake,
+    } = which_machine(tx, asked, uuid, &found, now)?;
     let id = machine.device.id;
+    others.extend(namesake);
     others.remove(&id);
 
     // First: there is room for one open session a device.
@@ -102,7 +98,7 @@ pub(super) fn register(
 
     machine.had_agent = true;
     machine.kept = true;
-    machine.device.uuid = uuid.or(machine.device.uuid);
+    machine.device.uuid = uuid;
     machine.device.inventory = Some(inventory.clone());
     machine.device.address = address.or(machine.device.address);
     machine.device.presence = Presence::Agent;
@@ -141,6 +137,105 @@ pub(super) fn register(
     tx.prune_sessions(id)?;
     tx.refresh_session(id)?;
     tx.refresh(id)
+}
+
+/// Whose registration it is.
+struct Machine {
+    record: Record,
+    /// The UUID that is this device's identity from now on.
+    uuid: Option<Uuid>,
+    /// Another device that had this UUID, and is a part of this machine or this machine itself.
+    namesake: Option<DeviceId>,
+}
+
+/// Which machine it is that booted as `asked`, and whose agent read `uuid`.
+///
+/// - Another device with that UUID: this is that machine, booted from a new or borrowed interface.
+///   Where nothing but packets were seen of the other, it is `asked` and the other a part of it.
+/// - But where the other runs now and has none of these interfaces, the two are twins: machines
+///   whose maker gave both one UUID. They stay apart, and it identifies the other one only.
+/// - Where an agent of `asked` has read another UUID, this is not that machine, but one that
+///   borrows its interface; nothing that `asked` is to do is for it.
+fn which_machine(
+    tx: &mut Tx<'_>,
+    asked: Record,
+    uuid: Option<Uuid>,
+    found: &[MacAddr],
+    now: Timestamp,
+) -> Result<Machine, Fault> {
+    let known_as = agent_uuid(&asked.device);
+    let Some(uuid) = uuid else {
+        return Ok(Machine {
+            uuid: asked.device.uuid,
+            record: asked,
+            namesake: None,
+        });
+    };
+    let is_itself = known_as.is_some_and(|known| same(known, uuid));
+    let borrows = known_as.is_some() && !is_itself;
+    let namesake = match owner_of_uuid(tx.sql, uuid)? {
+        Some(id) if id != asked.device.id => Some(tx.record(id)?),
+        _ => None,
+    };
+    let twin = namesake.as_ref().filter(|other| {
+        // Once told apart, they stay apart when one of them is off.
+        other.had_agent && (is_itself || other.is_alive(now) && !shares(&other.device, found))
+    });
+    if let Some(twin) = twin {
+        let twin = twin.device.label();
+        let record = if borrows {
+            split(tx, &asked, now)?
+        } else {
+            asked
+        };
+        if !is_itself {
+            let text = format!(
+                "{} and {twin} are two machines with one UUID, {uuid}: they are told apart by \
+                 their interfaces",
+                record.device.label()
+            );
+            let event = NewEvent::new(EventKind::Device, text).device(record.device.id);
+            tx.keep(event, now)?;
+        }
+        return Ok(Machine {
+            record,
+            uuid: None,
+            namesake: None,
+        });
+    }
+    let id = namesake.as_ref().map(|record| record.device.id);
+    let record = match namesake {
+        Some(record) if record.had_agent || borrows => record,
+        _ if borrows => split(tx, &asked, now)?,
+        _ => asked,
+    };
+    Ok(Machine {
+        record,
+        uuid: Some(uuid),
+        namesake: id,
+    })
+}
+
+/// Whether the device's agent last found one of these interfaces.
+fn shares(device: &Device, found: &[MacAddr]) -> bool {
+    let nics = device
+        .inventory
+        .iter()
+        .flat_map(|inventory| &inventory.nics);
+    nics.into_iter().any(|nic| found.contains(&nic.mac))
+}
+
+/// A new device for a machine that booted from an interface of `asked`.
+fn split(tx: &mut Tx<'_>, asked: &Record, now: Timestamp) -> Result<Record, Fault> {
+    let device = &asked.device;
+    let id = devices::insert(tx, None, device.arch, device.firmware, now)?;
+    let text = format!(
+        "{id} is a new machine: it booted from an interface that was in {} before, and has \
+         another UUID",
+        device.label()
+    );
+    tx.keep(NewEvent::new(EventKind::Device, text).device(id), now)?;
+    tx.record(id)
 }
 
 /// The addresses that an agent found, the one it booted from first.
@@ -199,7 +294,14 @@ fn merge(tx: &mut Tx<'_>, from: Record, into: &mut Record, now: Timestamp) -> Re
     into.device.arch = into.device.arch.or(from.device.arch);
     into.device.firmware = into.device.firmware.or(from.device.firmware);
     into.device.created = into.device.created.min(from.device.created);
-    for task in super::tasks::open_of(tx, new)? {
+    let mut open = super::tasks::open_of(tx, new)?.into_iter();
+    let first = open.next();
+    for task in open {
+        // Two machines were each to do something; of one machine, the first order stands.
+        let why = format!("{was} and {new} are one machine, which has an earlier task");
+        super::tasks::cancel(tx, task.id, &why, now)?;
+    }
+    if let Some(task) = first {
         tx.effect(Effect::Task(task));
     }
     let text = format!(

@@ -15,7 +15,10 @@ const APPLICATION: i32 = 0x4255_4752;
 
 /// The steps from one version of the schema to the next: the first makes version 1 of an empty
 /// file. A step that has been released is never changed.
-pub(super) const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001.sql"),
+    include_str!("migrations/0002.sql"),
+];
 
 /// What was tried when a database did not open.
 const OPEN: &str = "open its database";
@@ -83,6 +86,10 @@ impl From<OpenFault> for StoreError {
 /// Opens the writer's connection to an up-to-date database. The file is the lock: it is held for
 /// as long as it is open.
 pub(super) fn open(path: &Arc<Path>) -> Result<(Connection, File), StoreError> {
+    open_with(path, MIGRATIONS)
+}
+
+fn open_with(path: &Arc<Path>, migrations: &[&str]) -> Result<(Connection, File), StoreError> {
     let lock = lock(path)?;
     let access = |source| OpenFault::Access {
         path: path.to_path_buf(),
@@ -98,7 +105,7 @@ pub(super) fn open(path: &Arc<Path>) -> Result<(Connection, File), StoreError> {
         .mode(0o600)
         .open(path)
         .map_err(access)?;
-    let sql = connect(path, MIGRATIONS)?;
+    let sql = connect(path, migrations)?;
     if fresh && let Some(folder) = path.parent() {
         // The name of a new file is durable only once its folder is.
         let folder = if folder.as_os_str().is_empty() {
@@ -276,7 +283,7 @@ mod tests {
     /// A file with version 1 in it, and one row.
     fn version_1(folder: &Path) -> Arc<Path> {
         let path: Arc<Path> = folder.join("registry.sqlite").into();
-        let (sql, _lock) = open(&path).unwrap();
+        let (sql, _lock) = open_with(&path, &MIGRATIONS[..1]).unwrap();
         sql.execute(
             "INSERT INTO leases VALUES (7, x'525400000001', NULL, NULL, 'bound', 0)",
             [],

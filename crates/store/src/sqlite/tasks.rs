@@ -7,10 +7,13 @@ use super::rows::{Json, Word, execute, first, id, key, limit, list, time};
 use super::writer::Tx;
 use crate::{TaskFilter, TaskReport};
 use bugler_model::{
-    DeviceId, EventKind, ImageId, ImageName, ImageState, Netboot, NewEvent, NewTask, Phase,
-    Progress, Task, TaskAction, TaskId, TaskState, Timestamp,
+    Deploy, DeviceId, DiskRule, EventKind, ImageId, ImageName, ImageState, Netboot, NewEvent,
+    NewTask, Phase, Progress, Task, TaskAction, TaskId, TaskState, Timestamp,
 };
 use rusqlite::{Connection, Row, named_params};
+
+/// Most characters of a disk's serial number or path.
+const DISK: usize = 256;
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Task> {
     Ok(Task {
@@ -71,6 +74,12 @@ pub(super) fn filtered(sql: &Connection, filter: &TaskFilter) -> Result<Vec<Task
 pub(super) fn open_of(tx: &Tx<'_>, device: DeviceId) -> Result<Vec<Task>, Fault> {
     let text = "SELECT * FROM tasks WHERE device = ?1 AND open = 1 ORDER BY id";
     list(tx.sql, text, [key(device.0)], read)
+}
+
+/// See [`crate::Store::open_task`].
+pub(super) fn open_one(sql: &Connection, device: DeviceId) -> Result<Option<Task>, Fault> {
+    let text = "SELECT * FROM tasks WHERE device = ?1 AND open = 1 ORDER BY id LIMIT 1";
+    first(sql, text, [key(device.0)], read)
 }
 
 /// Writes how far an open task is.
@@ -271,6 +280,9 @@ pub(super) fn report(tx: &mut Tx<'_>, report: &TaskReport, now: Timestamp) -> Re
     if let Some(message) = &report.message {
         task.message = Some(one_line(message));
     }
+    if let Some(disk) = &report.disk {
+        pin(tx, &mut task, disk, now)?;
+    }
     if before == task.state {
         return still(tx, task, now);
     }
@@ -290,6 +302,31 @@ pub(super) fn report(tx: &mut Tx<'_>, report: &TaskReport, now: Timestamp) -> Re
     tx.save_task(&task, before, &what, now)?;
     netboot_follows(tx, &task, now)?;
     Ok(task)
+}
+
+/// Makes the disk that a deploy has chosen its rule, where none has been chosen before: what an
+/// operator asked for may fit another disk by the next attempt, half of this one being written.
+fn pin(tx: &mut Tx<'_>, task: &mut Task, disk: &str, now: Timestamp) -> Result<(), Fault> {
+    let TaskAction::Deploy(deploy) = &task.action else {
+        return Ok(());
+    };
+    if disk.trim().is_empty() || disk.chars().count() > DISK {
+        return Err(Fault::Conflict(format!(
+            "{}: a disk is named by 1 to {DISK} characters",
+            task.id
+        )));
+    }
+    let disk = one_line(disk);
+    let pinned = TaskAction::Deploy(Deploy {
+        disk: DiskRule::Named(disk.clone()),
+        ..deploy.clone()
+    });
+    let text = "UPDATE tasks SET action = ?2, disk_pinned = 1 WHERE id = ?1 AND disk_pinned = 0";
+    if execute(tx.sql, text, (key(task.id.0), Json(&pinned)))? > 0 {
+        task.action = pinned;
+        tx.task_event(task, &format!("writes to {disk}"), now)?;
+    }
+    Ok(())
 }
 
 /// A report that leaves the task in its state, but changes more than its progress.

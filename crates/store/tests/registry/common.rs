@@ -189,6 +189,7 @@ pub(crate) fn report_of(device: DeviceId, task: TaskId, state: TaskState) -> Tas
         state,
         progress: Progress::default(),
         message: None,
+        disk: None,
     }
 }
 

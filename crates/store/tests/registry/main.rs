@@ -12,3 +12,4 @@ mod open;
 mod registration;
 mod task_model;
 mod tasks;
+mod twins;

@@ -108,12 +108,12 @@ async fn a_database_of_a_later_version_is_refused() {
     sqlite(&registry.path(), "PRAGMA user_version = 99");
     let text = refusal(registry.path());
     assert!(
-        text.contains("it has schema version 99, and this server knows versions up to 1"),
+        text.contains("it has schema version 99, and this server knows versions up to 2"),
         "{text}"
     );
     sqlite(&registry.path(), "PRAGMA user_version = -1");
     refusal(registry.path());
-    sqlite(&registry.path(), "PRAGMA user_version = 1");
+    sqlite(&registry.path(), "PRAGMA user_version = 2");
     SqliteStore::open(registry.path()).unwrap();
 }
 

@@ -5,8 +5,8 @@ use crate::common::{
     seen, told,
 };
 use bugler_model::{
-    DeviceId, DevicePatch, EventKind, ImageState, Netboot, NewTask, Phase, Progress, TaskAction,
-    TaskId, TaskState,
+    DeviceId, DevicePatch, DiskRule, EventKind, ImageState, Netboot, NewTask, Phase, Progress,
+    TaskAction, TaskId, TaskState,
 };
 use bugler_store::{Store, TaskFilter, TaskReport};
 
@@ -256,6 +256,57 @@ async fn an_agent_that_comes_back_gets_its_task_again() {
         told(&registry, EventKind::Task).await[2],
         "t1 (reboot of d1) is resumed by its agent: attempt 2"
     );
+}
+
+#[tokio::test]
+async fn the_first_disk_that_a_deploy_names_is_the_one_it_writes_to() {
+    let named = |text: &str| DiskRule::Named(text.into());
+    for asked in [DiskRule::Auto, named("Anvil SSD 1 TB")] {
+        let mut registry = Registry::new();
+        let device = seen(&registry, mac(1), None).await.id;
+        let image = image(&registry, "debian-12").await;
+        let mut new = deploy(device, &image);
+        if let TaskAction::Deploy(deploy) = &mut new.action {
+            deploy.disk = asked;
+        }
+        let task = created(&registry, new).await;
+        let chosen = |state, disk: &str| TaskReport {
+            disk: Some(disk.into()),
+            ..report(&task, state)
+        };
+        registry.claim_task(device, at(6)).await.unwrap();
+        for bad in ["", "  ", &"x".repeat(257)] {
+            let said = registry.report_task(chosen(TaskState::Running, bad), at(7));
+            assert!(is_conflict(&said.await), "{bad:?}");
+        }
+        for (state, disk) in [
+            (TaskState::Claimed, "S123\n4"),
+            (TaskState::Claimed, "S123 4"),
+            (TaskState::Running, "/dev/sdb"),
+        ] {
+            let said = registry.report_task(chosen(state, disk), at(7)).await;
+            let TaskAction::Deploy(deploy) = said.unwrap().action else {
+                panic!("it was a deploy");
+            };
+            assert_eq!(deploy.disk, named("S123 4"));
+        }
+        registry.restart();
+        let again = registry.claim_task(device, at(8)).await.unwrap().unwrap();
+        let TaskAction::Deploy(deploy) = again.action else {
+            panic!("it was a deploy");
+        };
+        assert_eq!((deploy.disk, again.attempts), (named("S123 4"), 2));
+        let said = told(&registry, EventKind::Task).await;
+        let writes: Vec<_> = said.iter().filter(|text| text.contains("writes")).collect();
+        assert_eq!(writes, ["t1 (deploy of debian-12 to d1) writes to S123 4"]);
+        let late = chosen(TaskState::Done, "S9");
+        registry.report_task(late.clone(), at(9)).await.unwrap();
+        assert_eq!(
+            registry.report_task(late, at(9)).await.unwrap().state,
+            TaskState::Done,
+            "an ended task takes no report"
+        );
+    }
 }
 
 #[tokio::test]

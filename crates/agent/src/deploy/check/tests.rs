@@ -29,7 +29,59 @@ fn needs(size: u64) -> Needs {
 }
 
 #[test]
-fn auto_takes_the_smallest_disk_that_fits_and_the_first_among_equals() {
+fn equal_disks_are_told_apart_by_serial_number_then_path() {
+    let auto = |disks: &[Disk]| {
+        let chosen = choose(&DiskRule::Auto, disks, needs(GIB));
+        chosen.unwrap().path.clone()
+    };
+    let mut disks = vec![
+        disk("/dev/sda", 4 * GIB),
+        named_disk("/dev/sdb", 4 * GIB, "Fast", "B2"),
+        named_disk("/dev/sdc", 4 * GIB, "Fast", "A1"),
+        disk("/dev/sdd", 4 * GIB),
+    ];
+    assert_eq!(auto(&disks), "/dev/sdc");
+    disks.reverse();
+    assert_eq!(auto(&disks), "/dev/sdc", "whatever the kernel's order");
+    disks.retain(|disk| disk.serial.is_none());
+    assert_eq!(auto(&disks), "/dev/sda");
+}
+
+#[test]
+fn a_serial_number_is_stronger_than_a_path_and_a_model() {
+    let disks = [
+        named_disk("/dev/sda", 4 * GIB, "S1", "X"),
+        named_disk("/dev/sdb", 4 * GIB, "Fast", "S1"),
+        named_disk("/dev/sdc", 4 * GIB, "Fast", "/dev/sda"),
+        named_disk("/dev/sdd", 4 * GIB, "Fast", "twice"),
+        named_disk("/dev/sde", 4 * GIB, "Fast", "twice"),
+    ];
+    let named = |name: &str| choose(&DiskRule::Named(name.into()), &disks, needs(GIB));
+    assert_eq!(named("S1").unwrap().path, "/dev/sdb");
+    assert_eq!(named("/dev/sda").unwrap().path, "/dev/sdc");
+    let error = named("twice").unwrap_err();
+    assert!(matches!(error, ChoiceError::Ambiguous { .. }), "{error:?}");
+}
+
+#[test]
+fn what_a_later_disk_could_change_is_told_from_what_it_could_not() {
+    let mut bare = disk("/dev/sdb", 4 * GIB);
+    bare.serial = Some(" ".into());
+    let disks = [named_disk("/dev/sda", 4 * GIB, "Fast", " A1 "), bare];
+    assert_eq!(disks.each_ref().map(lasting_name), ["A1", "/dev/sdb"]);
+    for disk in &disks {
+        let rule = DiskRule::Named(lasting_name(disk).into());
+        assert_eq!(choose(&rule, &disks, needs(GIB)), Ok(disk));
+        assert!(!depends_on_all(&rule, &disks));
+    }
+    assert!(!depends_on_all(&DiskRule::Named("/dev/sda".into()), &disks));
+    for rule in [DiskRule::Auto, DiskRule::Named("Fast".into())] {
+        assert!(depends_on_all(&rule, &disks));
+    }
+}
+
+#[test]
+fn auto_takes_the_smallest_disk_that_fits() {
     let usb = Disk {
         transport: Transport::Usb,
         ..disk("/dev/sdd", 3 * GIB)

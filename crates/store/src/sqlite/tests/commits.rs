@@ -239,6 +239,7 @@ async fn what_memory_is_ahead_with_is_written_when_its_time_has_come() {
         state: TaskState::Claimed,
         progress,
         message: None,
+        disk: None,
     };
     store.report_task(report, NOW).await.unwrap();
     store.touch(device, Some(Ipv4Addr::BROADCAST), Timestamp(90));
