@@ -11,6 +11,14 @@
 //!
 //! What an operator would type is shown and run as it is; the rest is read from the server's API
 //! and from the machine's serial console.
+//!
+//! # Without root
+//!
+//! It then lives in a user namespace, and needs three things of the computer: user namespaces that
+//! everybody may make (Debian's default), `/dev/net/tun` open to this user (mode 0666, as udev sets
+//! it; containers often have it closed), and for the first run, which builds the Debian image, a
+//! range of subordinate ids for the user in `/etc/subuid` and `/etc/subgid` (`adduser` gives one)
+//! and the package `uidmap`. What is missing is named when it is found missing.
 
 mod forward;
 mod screen;

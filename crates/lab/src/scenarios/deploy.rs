@@ -78,8 +78,11 @@ fn deploy(run: &Run, firmware: Firmware, disk_mib: u64) -> Result<()> {
         "the server takes it for {:?}",
         device.presence
     );
-
-    once(run, &site, &mut node, &device)
+    if firmware == Firmware::Bios {
+        // EDK2 takes a minute to give up on a network without boot options: once is enough.
+        once(run, &site, &mut node, &device)?;
+    }
+    Ok(())
 }
 
 /// From power-on to the system on the machine's own disk, without a look to the left or right.
@@ -167,7 +170,8 @@ fn deploy_and_watch(run: &Run, site: &Site<'_>, device: &Device) -> Result<Task>
         "bugler deploy --wait ended with {status}: {:?}",
         task.message
     );
-    for state in ["running", "verifying", "done"] {
+    // Not "running": on a disk that holds nearly all of the image already, that takes a moment only.
+    for state in ["verifying", "done"] {
         waiting
             .transcript()
             .lines_with(state)
@@ -176,7 +180,9 @@ fn deploy_and_watch(run: &Run, site: &Site<'_>, device: &Device) -> Result<Task>
     }
     let progress = task.progress;
     let partly = seen.iter().filter(|(state, done)| {
-        *state == TaskState::Running && *done > 0 && *done < progress.total
+        // Claimed is comparing what the disk holds already.
+        matches!(state, TaskState::Claimed | TaskState::Running)
+            && (1..progress.total).contains(done)
     });
     ensure!(partly.count() >= 2, "progress was hardly seen: {seen:?}");
     let seconds = progress.elapsed_ms as f64 / 1000.0;
