@@ -1,6 +1,6 @@
 //! The main job: a bare machine registers, waits, gets an image, and comes up from its own disk.
 
-use super::{Scenario, damage, stages};
+use super::{Scenario, stages};
 use crate::machine::Firmware;
 use crate::run::Run;
 use crate::site::{IMAGE, MIB, Node, STAGE, Site};
@@ -58,9 +58,6 @@ fn deploy(run: &Run, firmware: Firmware, disk_mib: u64) -> Result<()> {
     );
     run.say("it waited, and nothing on its disk has changed");
 
-    if firmware == Firmware::Uefi {
-        damage::is_found(run, &site, &node, &device)?;
-    }
     let task = deploy_and_watch(run, &site, &device)?;
     ensure!(task.state == TaskState::Done, "the task ended as {task:?}");
     node.machine.wait_reboot(STAGE)?;

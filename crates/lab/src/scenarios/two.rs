@@ -1,12 +1,13 @@
 //! Two machines on one network: what is done to one is not done to the other. And the orders that
 //! are refused, or lead nowhere.
 
-use super::{Scenario, deploy};
+use super::{Scenario, damage, deploy};
+use crate::disk;
 use crate::machine::Firmware;
 use crate::run::Run;
-use crate::site::{IMAGE, STAGE, Site};
+use crate::site::{IMAGE, MIB, STAGE, Site};
 use anyhow::{Context, Result, ensure};
-use bugler_model::{Netboot, Presence, Task, TaskState};
+use bugler_model::{Device, Image, Netboot, Presence, Task, TaskState};
 use std::time::Duration;
 
 /// The exit code of `bugler` for an order that contradicts what is there.
@@ -28,8 +29,7 @@ fn two_machines(run: &Run) -> Result<()> {
     let mut site = Site::full(run)?;
     site.server.start()?;
     let mut one = site.node(1, Firmware::Bios, 1100)?;
-    // Too small for the image, for what comes later.
-    let mut two = site.node(2, Firmware::Bios, 700)?;
+    let mut two = site.node(2, Firmware::Bios, 1100)?;
     let poison = deploy::hash(&two.disk)?;
     one.machine.power_on()?;
     two.machine.power_on()?;
@@ -86,33 +86,34 @@ fn two_machines(run: &Run) -> Result<()> {
     );
     run.say("the other one boots the agent still");
 
-    too_small(run, &site, &second.id.to_string())?;
+    too_large(run, &site, &again)?;
     ensure!(
-        two.machine.disk_written()? == 0,
-        "something was written to a disk that is too small"
-    );
-    two.machine.cut_power()?;
-    ensure!(
-        deploy::hash(&two.disk)? == poison,
+        two.machine.disk_written()? == 0 && deploy::hash(&two.disk)? == poison,
         "the other's disk has changed"
     );
+    damage::is_found(run, &site, &two, &again)?;
+    two.machine.cut_power()?;
     never_there(run, &site, &first.id.to_string())
 }
 
-/// A disk that the image does not fit on is refused before there is a task.
-fn too_small(run: &Run, site: &Site<'_>, device: &str) -> Result<()> {
-    let output = site.try_bugler(&["deploy", IMAGE, device, "--wait"])?;
+/// An image that fits on no disk of the machine is refused before there is a task.
+fn too_large(run: &Run, site: &Site<'_>, device: &Device) -> Result<()> {
+    let size = 1200 * MIB;
+    let file = run.file("large.raw");
+    disk::empty(&file, size)?;
+    let _: Image = site.bugler(&["image", "add", "large", &file.display().to_string()])?;
+    let output = site.try_bugler(&["deploy", "large", &device.id.to_string(), "--wait"])?;
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
     ensure!(
         output.status.code() == Some(CONFLICT),
-        "a deploy to a disk that is too small ended with {}: {said}",
+        "a deploy of an image that is too large ended with {}: {said}",
         output.status
     );
     ensure!(
-        said.contains("/dev/vda") && said.contains(&site.image.size.to_string()),
+        said.contains("/dev/vda") && said.contains(&size.to_string()),
         "the failure names neither the disk nor the image's size: {said}"
     );
-    run.say(&format!("a disk that is too small: {said}"));
+    run.say(&format!("an image that is too large: {said}"));
     Ok(())
 }
 
