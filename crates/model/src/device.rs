@@ -1,6 +1,6 @@
 //! Machines, and what they boot.
 
-use crate::{DeviceId, Inventory, MacAddr, Timestamp};
+use crate::{DeviceId, ImageName, Inventory, MacAddr, ProfileName, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::net::Ipv4Addr;
 use utoipa::ToSchema;
@@ -21,6 +21,17 @@ pub enum Arch {
     Aarch64,
 }
 
+impl std::fmt::Display for Arch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::X86 => "x86",
+            Self::X86_64 => "x86-64",
+            Self::Arm => "Arm",
+            Self::Aarch64 => "AArch64",
+        })
+    }
+}
+
 /// The program that asks for something to boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -35,6 +46,10 @@ pub enum Firmware {
     IpxeBios,
     /// iPXE started by UEFI.
     IpxeUefi,
+    /// Boot ROM or EEPROM bootloader of a Raspberry Pi.
+    RaspberryPi,
+    /// U-Boot.
+    UBoot,
 }
 
 impl Firmware {
@@ -42,6 +57,12 @@ impl Firmware {
     #[must_use]
     pub fn is_uefi(self) -> bool {
         matches!(self, Self::UefiPxe | Self::UefiHttp | Self::IpxeUefi)
+    }
+
+    /// Whether this is a PXE ROM, which takes what the PXE specification says.
+    #[must_use]
+    pub fn is_rom(self) -> bool {
+        matches!(self, Self::BiosPxe | Self::UefiPxe)
     }
 
     /// Whether this is iPXE, which takes scripts.
@@ -59,6 +80,8 @@ impl std::fmt::Display for Firmware {
             Self::UefiHttp => "UEFI HTTP",
             Self::IpxeBios => "iPXE (BIOS)",
             Self::IpxeUefi => "iPXE (UEFI)",
+            Self::RaspberryPi => "Raspberry Pi ROM",
+            Self::UBoot => "U-Boot",
         })
     }
 }
@@ -79,15 +102,76 @@ pub enum Netboot {
     Once,
 }
 
-/// What a device boots when its network boot is on.
+/// How an offer is shaped for boot firmware: each is the only one that some firmware takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Profile {
-    /// The boot environment with the agent, waiting for a task.
+pub enum OfferShape {
+    /// As the PXE specification has it for the mode that the server is in.
     #[default]
-    Agent,
-    /// The local disk.
-    Local,
+    Standard,
+    /// The boot file in the offer itself, so that nothing is asked on port 4011. As a proxy with
+    /// option 43 that says "use it as it is" (PXE specification 2.1, sub-option 6, bit 3); together
+    /// with an address, where that is the standard, without options 43 and 60: one full offer like
+    /// that of a DHCP server which knows nothing of PXE.
+    Direct,
+    /// No option 43 and no boot file: the client asks for it on port 4011.
+    BootServer,
+}
+
+impl std::fmt::Display for OfferShape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Standard => "standard",
+            Self::Direct => "boot file in the offer",
+            Self::BootServer => "boot file from port 4011",
+        })
+    }
+}
+
+/// The first program that a PC with UEFI is given, where its profile leaves that open. Each fails on
+/// some machines; when nothing follows one, the next is tried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum EfiStart {
+    /// iPXE with the firmware's network driver: `snponly.efi`.
+    #[default]
+    FirmwareDriver,
+    /// iPXE with drivers of its own: `ipxe.efi`.
+    OwnDriver,
+    /// Signed programs alone, as Secure Boot demands: shim and GRUB.
+    Signed,
+}
+
+impl EfiStart {
+    /// What is tried when nothing followed this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        match self {
+            Self::FirmwareDriver => Self::OwnDriver,
+            Self::OwnDriver => Self::Signed,
+            Self::Signed => Self::FirmwareDriver,
+        }
+    }
+}
+
+impl std::fmt::Display for EfiStart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::FirmwareDriver => "snponly.efi",
+            Self::OwnDriver => "ipxe.efi",
+            Self::Signed => "shim and GRUB",
+        })
+    }
+}
+
+/// What was learned of a device's firmware: what works there and not elsewhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Quirks {
+    /// The first program that a PC with UEFI is given, after others led to nothing.
+    pub efi: EfiStart,
+    /// The offer that it took.
+    pub offer: OfferShape,
 }
 
 /// What was last heard from a device.
@@ -103,6 +187,21 @@ pub enum Presence {
     Local,
     /// The agent was there and has gone silent.
     Lost,
+}
+
+/// What was last written onto a device's disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Deployed {
+    /// The image's name.
+    pub image: ImageName,
+    /// Its version.
+    pub version: u32,
+    /// BLAKE3 of its manifest, in hex.
+    pub manifest: String,
+    /// The disk: its serial number, or its path where it has none.
+    pub disk: String,
+    /// When the deploy was done.
+    pub at: Timestamp,
 }
 
 /// One machine.
@@ -128,8 +227,16 @@ pub struct Device {
     pub firmware: Option<Firmware>,
     /// Whether it boots from the network.
     pub netboot: Netboot,
-    /// What it boots when it does.
-    pub profile: Profile,
+    /// What it boots when it does, where the operator said so for this device; else the rules say.
+    pub profile: Option<ProfileName>,
+    /// What it boots the next time, once, whatever `netboot` says. Gone when that boot has an outcome.
+    pub next: Option<ProfileName>,
+    /// Whether its firmware starts signed programs alone (UEFI Secure Boot).
+    pub secure_boot: bool,
+    /// What was learned of its firmware.
+    pub quirks: Quirks,
+    /// How many boots it began since one had an outcome or an operator changed what it boots.
+    pub tries: u32,
     /// What was last heard from it.
     pub presence: Presence,
     /// The address it last used.
@@ -137,6 +244,9 @@ pub struct Device {
     pub address: Option<Ipv4Addr>,
     /// What its agent reported, once one has.
     pub inventory: Option<Inventory>,
+    /// What was last written onto its disk, by a deploy that was proved.
+    #[serde(default)]
+    pub deployed: Option<Deployed>,
     /// When it was first seen.
     pub created: Timestamp,
     /// When it was last heard from, in any way.
@@ -150,14 +260,6 @@ impl Device {
     #[must_use]
     pub fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.id.to_string())
-    }
-
-    /// Whether the next boot should come from the network, for the profile or for an open task.
-    #[must_use]
-    pub fn wants_network(&self) -> bool {
-        self.open_tasks > 0
-            || (self.netboot != Netboot::Off && self.profile != Profile::Local)
-            || self.netboot == Netboot::Once
     }
 }
 
@@ -173,6 +275,10 @@ pub struct DevicePatch {
     pub remove_tags: Vec<String>,
     /// A new network boot state.
     pub netboot: Option<Netboot>,
-    /// A new profile.
-    pub profile: Option<Profile>,
+    /// A new profile, by name; an empty text takes it away, so that the rules count.
+    pub profile: Option<String>,
+    /// The profile to boot once, the next time; an empty text takes it away.
+    pub next: Option<String>,
+    /// Whether its firmware starts signed programs alone.
+    pub secure_boot: Option<bool>,
 }

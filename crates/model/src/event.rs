@@ -40,6 +40,10 @@ pub enum Outcome {
     Registered,
     /// It was sent to its local disk.
     Local,
+    /// It was given everything that its profile boots: what runs now is not Bugler's.
+    Started,
+    /// The operating system on its disk called home: it is up.
+    Up,
     /// Another boot of the same device began first.
     Superseded,
 }
@@ -79,6 +83,8 @@ pub enum EventKind {
     Lease,
     /// A line of an agent's log.
     Log,
+    /// A machine was switched on or off, or could not be.
+    Power,
     /// The server itself: started, found another DHCP server, built a boot environment, ...
     Server,
 }

@@ -68,6 +68,10 @@ id!(
     /// An event: `e1`, `e2`, ...; later events have larger numbers.
     EventId, 'e', "event"
 );
+id!(
+    /// A diskless machine's root: `x1`, `x2`, ...
+    ExportId, 'x', "export"
+);
 
 #[cfg(test)]
 mod tests {

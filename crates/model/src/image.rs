@@ -1,6 +1,6 @@
 //! Images in the registry. Their content lives in the chunk store, named by the manifest's hash.
 
-use crate::{ImageId, Timestamp};
+use crate::{DeviceId, ImageId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -66,13 +66,34 @@ pub enum ImageState {
     Damaged,
 }
 
-/// One image: immutable, content-addressed.
+/// Where a version of an image was taken from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Origin {
+    /// The device, by its id when the image was taken.
+    pub device: DeviceId,
+    /// Its name then, or its id where it had none.
+    pub label: String,
+    /// The disk or partition, for people.
+    pub disk: String,
+    /// The agent's version.
+    pub agent_version: String,
+    /// How each partition was read, one line each.
+    pub reading: Vec<String>,
+}
+
+/// One version of an image: immutable, content-addressed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Image {
     /// Its identifier.
     pub id: ImageId,
-    /// Its name; unique.
+    /// Its name; versions share it.
     pub name: ImageName,
+    /// Which version of the name: from 1, rising, never given twice.
+    pub version: u32,
+    /// What people say of it.
+    pub note: String,
+    /// The device that it was taken from; `None` for one that was added from a file.
+    pub origin: Option<Origin>,
     /// BLAKE3 of the manifest, 64 lower-case hex digits: the name of its content.
     pub manifest: String,
     /// Size of the disk it makes, in bytes.
@@ -89,11 +110,22 @@ pub struct Image {
     pub created: Timestamp,
 }
 
-/// What a finished `image add` enters into the registry. See [`Image`] for the fields.
+impl Image {
+    /// How it is called where the version matters: `debian-12@3`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
+}
+
+/// What a finished `image add` or capture enters into the registry, as the next version of its
+/// name. See [`Image`] for the fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub struct NewImage {
     pub name: ImageName,
+    pub note: String,
+    pub origin: Option<Origin>,
     pub manifest: String,
     pub size: u64,
     pub used: u64,

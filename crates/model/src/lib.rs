@@ -6,23 +6,38 @@
 
 mod device;
 mod event;
+mod export;
 mod ids;
 mod image;
 mod inventory;
 mod lease;
 mod mac;
+mod power;
+mod profile;
 mod task;
+pub mod text;
 
-pub use device::{Arch, Device, DevicePatch, Firmware, Netboot, Presence, Profile};
+pub use device::{
+    Arch, Deployed, Device, DevicePatch, EfiStart, Firmware, Netboot, OfferShape, Presence, Quirks,
+};
 pub use event::{BootSession, Event, EventKind, NewEvent, Outcome, Stage};
-pub use ids::{DeviceId, EventId, IdParseError, ImageId, SessionId, TaskId};
-pub use image::{Image, ImageName, ImageNameError, ImageState, NewImage};
+pub use export::{
+    AoeAddress, AoeAddressError, DEFAULT_OVERLAY_SIZE, Diskless, DisklessStart, Export,
+    ExportProtocol, ImageRef, ImageRefError, NewExport, OverlayKind,
+};
+pub use ids::{DeviceId, EventId, ExportId, IdParseError, ImageId, SessionId, TaskId};
+pub use image::{Image, ImageName, ImageNameError, ImageState, NewImage, Origin};
 pub use inventory::{Cpu, Disk, Inventory, Nic, Transport};
 pub use lease::{Lease, LeaseState};
 pub use mac::{MacAddr, MacParseError};
+pub use power::{BootDevice, PowerAction, PowerDriver, PowerEntry, PowerRole, PowerState};
+pub use profile::{
+    BootPolicy, Boots, Cidr, CidrError, Conditions, Loader, MenuEntry, Profile, ProfileName,
+    ProfileNameError, Rule,
+};
 pub use task::{
-    Deploy, DiskRule, NewTask, Phase, Progress, Task, TaskAction, TaskState, TaskStateError,
-    VerifyMode,
+    Capture, Compare, Deploy, DiskRule, Identity, NewTask, Phase, Progress, Seed, Task, TaskAction,
+    TaskState, TaskStateError, Unclean, VerifyMode, Wipe, WipeMethod,
 };
 
 /// Milliseconds since the Unix epoch, in UTC.

@@ -1,13 +1,14 @@
 //! What agents are told to do, as a durable state machine.
 
-use crate::{DeviceId, ImageId, ImageName, TaskId, Timestamp};
+use crate::{DeviceId, Image, ImageId, ImageName, TaskId, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 /// Which disk of the machine a deploy writes to.
 ///
 /// A rule is applied by the agent to what it finds at that moment, before the first byte is
-/// written. A disk smaller than the image or of another sector size is never taken.
+/// written. A disk of another sector size is never taken, and one that is smaller than the image only
+/// where everything in use ends before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DiskRule {
@@ -32,13 +33,62 @@ pub enum VerifyMode {
     WriteOnly,
 }
 
+/// Whether a deploy first reads what is on the disk, and fetches only what differs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Compare {
+    /// Where that is likely to be quicker: the disk seems to hold a version of the image, and
+    /// reading it is faster than the network.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never: everything is fetched and written. An interrupted attempt is resumed all the same.
+    Never,
+}
+
+/// What a machine gets of its own when an image has been written: images are cloned, identities
+/// must not be. Everything here is written into the image's root filesystem after the disk was
+/// proved to hold the image.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Identity {
+    /// Its name: `/etc/hostname`, and its line in `/etc/hosts`.
+    pub hostname: Option<String>,
+    /// A machine-id of its own (machine-id(5)).
+    pub machine_id: bool,
+    /// An SSH host key of its own (Ed25519) in place of those of the image, of whatever kind.
+    pub ssh_host_keys: bool,
+    /// New GUIDs for the disk and its partitions. Where something on the disk names partitions by
+    /// their GUID, it is changed with them, or the deploy fails before it changes any.
+    pub gpt_guids: bool,
+    /// A seed for cloud-init's NoCloud data source.
+    pub seed: Option<Seed>,
+}
+
+/// Files of cloud-init's NoCloud data source, as they are written: templates are rendered by the
+/// server when the task is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
+pub struct Seed {
+    /// `user-data`.
+    pub user_data: String,
+    /// `meta-data`: must give an `instance-id`.
+    pub meta_data: String,
+    /// `network-config`.
+    pub network_config: Option<String>,
+}
+
 /// Write an image onto a disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Deploy {
-    /// Which image.
+    /// Which image: one version of a name.
     pub image: ImageId,
     /// Its name when the task was made, for people.
     pub image_name: ImageName,
+    /// Its version, from 1. 0 in tasks that are older than versions.
+    #[serde(default)]
+    pub version: u32,
     /// BLAKE3 of its manifest, in hex: the image that is meant, whatever becomes of the name.
     pub manifest: String,
     /// Which disk.
@@ -47,6 +97,102 @@ pub struct Deploy {
     /// How it is proved.
     #[serde(default)]
     pub verify: VerifyMode,
+    /// Whether what is on the disk is made use of.
+    #[serde(default)]
+    pub compare: Compare,
+    /// Whether the last partition, and its ext4 or FAT filesystem, grow to the end of the disk.
+    #[serde(default)]
+    pub grow: bool,
+    /// What the machine gets of its own.
+    #[serde(default)]
+    pub identity: Option<Identity>,
+    /// Most bytes a second that the agent takes from the network.
+    #[serde(default)]
+    pub limit_rate: Option<u64>,
+}
+
+impl Deploy {
+    /// A deploy of an image with everything else as it is by default.
+    #[must_use]
+    pub fn of(image: &Image) -> Self {
+        Self {
+            image: image.id,
+            image_name: image.name.clone(),
+            version: image.version,
+            manifest: image.manifest.clone(),
+            disk: DiskRule::default(),
+            verify: VerifyMode::default(),
+            compare: Compare::default(),
+            grow: false,
+            identity: None,
+            limit_rate: None,
+        }
+    }
+}
+
+/// What a capture does with a filesystem that was not closed cleanly, or is hibernated: its own
+/// account of what is in use cannot be trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Unclean {
+    /// Takes its partition whole.
+    #[default]
+    Whole,
+    /// Refuses, before anything is sent.
+    Refuse,
+}
+
+/// Take an image from a disk. The disk is only read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Capture {
+    /// The name that the new version is filed under.
+    pub image_name: ImageName,
+    /// What is said of the new version.
+    #[serde(default)]
+    pub note: String,
+    /// Which disk. [`DiskRule::Auto`]: the only fixed disk; several are refused.
+    #[serde(default)]
+    pub disk: DiskRule,
+    /// One partition of it alone, by its number; the image is then of that partition.
+    #[serde(default)]
+    pub partition: Option<u32>,
+    /// Take every byte, whatever the filesystems say is free.
+    #[serde(default)]
+    pub whole: bool,
+    /// What is done about filesystems that were not closed cleanly.
+    #[serde(default)]
+    pub unclean: Unclean,
+    /// Most bytes a second that the agent sends.
+    #[serde(default)]
+    pub limit_rate: Option<u64>,
+}
+
+/// How a disk is made forget.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum WipeMethod {
+    /// The disk's own erase where it has one (NVMe format, ATA secure erase), else zeroes.
+    #[default]
+    Auto,
+    /// Discards everything. Refused where the disk does not promise that it then reads as zero.
+    Discard,
+    /// Writes zeroes.
+    Zero,
+    /// NVMe Format with user data erase.
+    NvmeFormat,
+    /// ATA Security Erase Unit.
+    AtaSecureErase,
+}
+
+/// Make a disk forget everything, and prove it by samples.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Wipe {
+    /// Which disk. [`DiskRule::Auto`]: the only fixed disk; several are refused.
+    #[serde(default)]
+    pub disk: DiskRule,
+    /// How.
+    #[serde(default)]
+    pub method: WipeMethod,
 }
 
 /// What an agent is to do.
@@ -55,6 +201,10 @@ pub struct Deploy {
 pub enum TaskAction {
     /// Write an image onto a disk, then reboot from it.
     Deploy(Deploy),
+    /// Take an image from a disk, then reboot.
+    Capture(Capture),
+    /// Make a disk forget everything; the machine then waits.
+    Wipe(Wipe),
     /// Reboot; what then boots is the device's own state.
     Reboot,
     /// Power off.
@@ -62,11 +212,13 @@ pub enum TaskAction {
 }
 
 impl TaskAction {
-    /// One word for it: `deploy`, `reboot` or `poweroff`.
+    /// One word for it: `deploy`, `capture`, `wipe`, `reboot` or `poweroff`.
     #[must_use]
     pub fn word(&self) -> &'static str {
         match self {
             Self::Deploy(_) => "deploy",
+            Self::Capture(_) => "capture",
+            Self::Wipe(_) => "wipe",
             Self::Reboot => "reboot",
             Self::PowerOff => "poweroff",
         }
@@ -171,6 +323,12 @@ pub enum Phase {
     Finalizing,
     /// Reads back.
     Verifying,
+    /// Reads the disk, and sends what the store lacks.
+    Capturing,
+    /// Makes the disk forget.
+    Wiping,
+    /// Gives the machine an identity of its own, and grows its last filesystem.
+    Personalizing,
 }
 
 /// How far a task is.
@@ -204,7 +362,8 @@ pub struct Task {
     pub state: TaskState,
     /// How far it is.
     pub progress: Progress,
-    /// What went wrong, for `failed`; who or what ended it, for `cancelled`.
+    /// What went wrong, for `failed`; who or what ended it, for `cancelled`; what was proved, for a
+    /// wipe that is `done`.
     pub message: Option<String>,
     /// How often an agent has claimed it; more than 1 means that it resumed.
     pub attempts: u32,

@@ -4,3 +4,4 @@
 pub mod agent;
 pub mod manifest;
 pub mod operator;
+pub mod signature;

@@ -3,12 +3,13 @@
 //! a file of its own beside this one.
 
 use bugler_model::{
-    Cpu, Deploy, DeviceId, Disk, DiskRule, ImageId, Inventory, Nic, Phase, Progress, TaskAction,
-    TaskId, TaskState, Transport, VerifyMode,
+    Capture, Compare, Cpu, Deploy, DeviceId, Disk, DiskRule, Identity, ImageId, Inventory, Nic,
+    Phase, Progress, Seed, TaskAction, TaskId, TaskState, Transport, Unclean, VerifyMode, Wipe,
+    WipeMethod,
 };
 use bugler_protocol::agent::{
-    Assignment, ChunkRequest, Damaged, ErrorBody, Heartbeat, Register, Registered, Report,
-    ReportAnswer, VERSION,
+    Assignment, ChunkRequest, Damaged, Diskless, DisklessStage, ErrorBody, Heartbeat, Register,
+    Registered, Report, ReportAnswer, VERSION,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -93,13 +94,37 @@ fn registered() {
 }
 
 #[test]
+fn diskless() {
+    let message = Diskless {
+        boot_token: "abc".into(),
+        boot_mac: "52:54:00:12:34:56".parse().unwrap(),
+        stage: DisklessStage::RootAttached,
+        detail: "an export".into(),
+        uptime_ms: 4500,
+    };
+    frozen(
+        &message,
+        concat!(
+            r#"{"boot_token":"abc","boot_mac":"52:54:00:12:34:56","stage":"root-attached","#,
+            r#""detail":"an export","uptime_ms":4500}"#
+        ),
+    );
+    frozen(&DisklessStage::RootFailed, r#""root-failed""#);
+}
+
+#[test]
 fn assignment() {
     let deploy = Deploy {
         image: ImageId(2),
         image_name: "debian-12".parse().unwrap(),
+        version: 3,
         manifest: "00ff".into(),
         disk: DiskRule::Auto,
         verify: VerifyMode::ReadBack,
+        compare: Compare::Auto,
+        grow: false,
+        identity: None,
+        limit_rate: None,
     };
     let message = Assignment {
         task: TaskId(5),
@@ -110,20 +135,75 @@ fn assignment() {
         &message,
         concat!(
             r#"{"task":"t5","action":{"kind":"deploy","image":"i2","image_name":"debian-12","#,
-            r#""manifest":"00ff","disk":"auto","verify":"read_back"},"attempt":1}"#
+            r#""version":3,"manifest":"00ff","disk":"auto","verify":"read_back","#,
+            r#""compare":"auto","grow":false,"identity":null,"limit_rate":null},"attempt":1}"#
         ),
     );
     let named = Deploy {
         disk: DiskRule::Named("/dev/sda".into()),
         verify: VerifyMode::WriteOnly,
+        compare: Compare::Never,
+        grow: true,
+        identity: Some(Identity {
+            hostname: Some("pc-7".into()),
+            machine_id: true,
+            ssh_host_keys: true,
+            gpt_guids: false,
+            seed: Some(Seed {
+                user_data: "#cloud-config".into(),
+                meta_data: "instance-id: 1".into(),
+                network_config: None,
+            }),
+        }),
+        limit_rate: Some(1_000_000),
         ..deploy
     };
     frozen(
         &TaskAction::Deploy(named),
         concat!(
-            r#"{"kind":"deploy","image":"i2","image_name":"debian-12","manifest":"00ff","#,
-            r#""disk":{"named":"/dev/sda"},"verify":"write_only"}"#
+            r#"{"kind":"deploy","image":"i2","image_name":"debian-12","version":3,"#,
+            r#""manifest":"00ff","disk":{"named":"/dev/sda"},"verify":"write_only","#,
+            r#""compare":"never","grow":true,"identity":{"hostname":"pc-7","machine_id":true,"#,
+            r#""ssh_host_keys":true,"gpt_guids":false,"seed":{"user_data":"#,
+            r##""#cloud-config","meta_data":"instance-id: 1","network_config":null}},"##,
+            r#""limit_rate":1000000}"#
         ),
+    );
+    // What a server from before these fields sends.
+    let old = concat!(
+        r#"{"kind":"deploy","image":"i2","image_name":"debian-12","manifest":"00ff","#,
+        r#""disk":"auto","verify":"read_back"}"#
+    );
+    let TaskAction::Deploy(old) = serde_json::from_str(old).unwrap() else {
+        panic!("no deploy");
+    };
+    assert_eq!(
+        (old.version, old.grow, old.compare),
+        (0, false, Compare::Auto)
+    );
+    let capture = Capture {
+        image_name: "debian-12".parse().unwrap(),
+        note: "before the upgrade".into(),
+        disk: DiskRule::Auto,
+        partition: Some(2),
+        whole: false,
+        unclean: Unclean::Refuse,
+        limit_rate: None,
+    };
+    frozen(
+        &TaskAction::Capture(capture),
+        concat!(
+            r#"{"kind":"capture","image_name":"debian-12","note":"before the upgrade","#,
+            r#""disk":"auto","partition":2,"whole":false,"unclean":"refuse","limit_rate":null}"#
+        ),
+    );
+    let wipe = Wipe {
+        disk: DiskRule::Named("S1".into()),
+        method: WipeMethod::AtaSecureErase,
+    };
+    frozen(
+        &TaskAction::Wipe(wipe),
+        r#"{"kind":"wipe","disk":{"named":"S1"},"method":"ata-secure-erase"}"#,
     );
     frozen(&TaskAction::Reboot, r#"{"kind":"reboot"}"#);
     frozen(&TaskAction::PowerOff, r#"{"kind":"power_off"}"#);

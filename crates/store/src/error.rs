@@ -9,6 +9,12 @@ pub enum StoreError {
     /// It would contradict what is there; the text says what, and what to do.
     #[error("{0}")]
     Conflict(String),
+    /// The rules are not those any more that the caller knew.
+    #[error(
+        "could not save the rules: somebody else changed them in the meantime. Look at them again, and \
+         make the change in what is there now"
+    )]
+    RulesChanged,
     /// The database could not do it.
     #[error("the registry could not {operation}")]
     Database {

@@ -8,19 +8,24 @@
 //! [`Store::touch`], [`Store::publish`], and the progress in [`Store::report_task`].
 
 mod error;
+mod leaselog;
 mod sqlite;
 mod types;
 
 pub use error::{ResolveError, StoreError};
+#[doc(hidden)]
+pub use leaselog::fuzz as fuzz_lease_file;
 pub use sqlite::SqliteStore;
 pub use types::{
-    AgentAuth, EventFilter, Observed, Registration, Sighting, TaskFilter, TaskReport, TokenHash,
+    AgentAuth, Claim, EventFilter, KnownExport, Observed, Registration, Sighting, TaskFilter,
+    TaskReport, TokenHash,
 };
 
 use bugler_model::{
-    BootSession, Device, DeviceId, DevicePatch, Event, Firmware, Image, ImageId, ImageState, Lease,
-    MacAddr, NewEvent, NewImage, NewTask, Outcome, Presence, SessionId, Stage, Task, TaskId,
-    Timestamp,
+    BootPolicy, BootSession, Device, DeviceId, DevicePatch, Event, Export, ExportId, Firmware,
+    Image, ImageId, ImageState, Lease, MacAddr, NewEvent, NewExport, NewImage, NewTask, Outcome,
+    PowerEntry, PowerRole, Presence, Profile, ProfileName, Quirks, Rule, SessionId, Stage, Task,
+    TaskId, Timestamp,
 };
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -100,7 +105,7 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets a device with its sessions and ended tasks.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] while it has open tasks.
+    /// [`StoreError::Conflict`] while it has open tasks, or a layer that is kept.
     async fn remove_device(&self, id: DeviceId, now: Timestamp) -> Result<(), StoreError>;
 
     /// Records what was last heard from a device.
@@ -114,6 +119,54 @@ pub trait Store: Send + Sync + 'static {
     /// Notes that a device was heard from just now. Kept in memory, written now and then: what a
     /// crash loses is at most a minute of "last seen".
     fn touch(&self, id: DeviceId, address: Option<Ipv4Addr>, now: Timestamp);
+
+    // ---- what devices boot -------------------------------------------------------------------
+
+    /// Every profile and rule. Answers from memory: it is asked for every packet.
+    fn boot_policy(&self) -> Arc<BootPolicy>;
+
+    /// Makes a profile, or changes it. Its templates are the caller's to check.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] for a name that is always there, and for a menu with an entry that
+    /// does not exist or is a menu.
+    async fn set_profile(&self, profile: Profile, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Removes a profile.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] while a device, a rule or a menu uses it.
+    async fn remove_profile(&self, name: ProfileName, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Replaces the rules, all or none.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where one gives a profile that does not exist.
+    async fn set_rules(&self, rules: Vec<Rule>, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Replaces the rules as [`set_rules`](Self::set_rules) does, if they are still `known`: so that
+    /// of two people who change the same list at once, the second does not undo what the first did.
+    ///
+    /// # Errors
+    /// [`StoreError::RulesChanged`] where they are others by now; else as for `set_rules`.
+    async fn replace_rules(
+        &self,
+        known: Vec<Rule>,
+        rules: Vec<Rule>,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Keeps what was learned of a device's firmware, and says why where that is new.
+    async fn learn_quirks(
+        &self,
+        device: DeviceId,
+        quirks: Quirks,
+        why: String,
+        now: Timestamp,
+    ) -> Result<Arc<Device>, StoreError>;
+
+    /// The boot that was asked for once has had its outcome: [`Device::next`] is over.
+    async fn end_next(&self, device: DeviceId, now: Timestamp) -> Result<(), StoreError>;
 
     // ---- boot sessions and tokens ----------------------------------------------------------
 
@@ -162,6 +215,25 @@ pub trait Store: Send + Sync + 'static {
         token: TokenHash,
     ) -> Result<Option<(DeviceId, SessionId)>, StoreError>;
 
+    /// Keeps the hash of the token by which this device's operating system will call home. The
+    /// latest 16 of a device are kept.
+    async fn expect_phone_home(
+        &self,
+        device: DeviceId,
+        token: TokenHash,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// An operating system called home: the device is up. The first call ends the device's latest
+    /// boot session as `Up`, unless that one ended with its agent, and is told as an event; a later
+    /// one with the same token changes nothing. Returns whose token it is; `None` where it was never
+    /// given.
+    async fn phone_home(
+        &self,
+        token: TokenHash,
+        now: Timestamp,
+    ) -> Result<Option<DeviceId>, StoreError>;
+
     /// Whose agent this is; `None` for a token that was never given or was replaced by a later
     /// registration of the same device. Answers from memory: every chunk request asks it. Survives
     /// a restart of the server.
@@ -173,7 +245,11 @@ pub trait Store: Send + Sync + 'static {
     async fn leases(&self) -> Result<Vec<Lease>, StoreError>;
 
     /// Writes leases, each replacing what its address had. Durable when it returns; calls that
-    /// arrive together are committed together. A renewal is not an event.
+    /// arrive together are committed together.
+    ///
+    /// Events say who has an address now; a renewal is none. They are written behind the leases,
+    /// without waiting: a crash can take them back, and where thousands of addresses change hands
+    /// within seconds only their number is told.
     async fn commit_leases(&self, leases: Vec<Lease>) -> Result<(), StoreError>;
 
     // ---- tasks -----------------------------------------------------------------------------
@@ -196,6 +272,17 @@ pub trait Store: Send + Sync + 'static {
         device: DeviceId,
         now: Timestamp,
     ) -> Result<Option<Task>, StoreError>;
+
+    /// As [`Store::claim_task`], but a deploy or capture that is still queued is handed out only
+    /// where fewer than `at_once` of them are at work, and no older one waits whose agent is there.
+    /// Those at work whose device is lost do not count. A task that is held back says so in its
+    /// message; one that was claimed before is handed out again whatever the number.
+    async fn claim_in_turn(
+        &self,
+        device: DeviceId,
+        at_once: u32,
+        now: Timestamp,
+    ) -> Result<Claim, StoreError>;
 
     /// An agent's report on its task. Applied only while the task is open; the task as it then
     /// stands is returned either way, so that the agent learns of a cancel.
@@ -233,23 +320,58 @@ pub trait Store: Send + Sync + 'static {
 
     // ---- images ----------------------------------------------------------------------------
 
-    /// Enters a finished image.
+    /// Enters a finished image as the next version of its name.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] where the name is taken, or is written like an id.
+    /// [`StoreError::Conflict`] where the name is written like an id.
     async fn add_image(&self, image: NewImage, now: Timestamp) -> Result<Image, StoreError>;
 
-    /// Every image, by name.
+    /// Enters what a capture took, as [`Store::add_image`] does, and ties it to the capture's task.
+    /// Where that task has made an image already, that one is returned and nothing is entered.
+    ///
+    /// # Errors
+    /// Those of [`Store::add_image`]; [`StoreError::NotFound`] where there is no such task,
+    /// [`StoreError::Conflict`] where it is no open capture.
+    async fn add_captured(
+        &self,
+        task: TaskId,
+        image: NewImage,
+        now: Timestamp,
+    ) -> Result<Image, StoreError>;
+
+    /// The image that a capture's task has made, if it has and the image is still there.
+    async fn captured(&self, task: TaskId) -> Result<Option<Image>, StoreError>;
+
+    /// Every version of every image: by name, the latest version first.
     async fn images(&self) -> Result<Vec<Image>, StoreError>;
 
-    /// The image with this id or name.
+    /// The image with this id (`i7`), this name and version (`debian-12@3`), or the latest version of
+    /// this name.
     async fn image(&self, text: &str) -> Result<Image, StoreError>;
 
     /// Forgets an image. Its chunks stay until the chunk store's next `gc`.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] while an open task needs it.
+    /// [`StoreError::Conflict`] while an open task or an export needs it.
     async fn remove_image(&self, id: ImageId, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Forgets several images, or none of them.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] while an open task needs one, [`StoreError::NotFound`] where one is
+    /// not there.
+    async fn remove_images(&self, ids: Vec<ImageId>, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Replaces what people say of an image.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    async fn set_image_note(
+        &self,
+        id: ImageId,
+        note: String,
+        now: Timestamp,
+    ) -> Result<Image, StoreError>;
 
     /// Records whether an image is whole.
     async fn set_image_state(
@@ -258,6 +380,56 @@ pub trait Store: Send + Sync + 'static {
         state: ImageState,
         now: Timestamp,
     ) -> Result<(), StoreError>;
+
+    // ---- what diskless devices run from ----------------------------------------------------
+
+    /// Gives a device the version of an image that it runs from now on: the export of an earlier
+    /// boot where there is one, else a new one. `token` is that of this boot, and replaces the one
+    /// before.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] where there is no such device or image.
+    async fn begin_export(
+        &self,
+        new: NewExport,
+        token: TokenHash,
+        now: Timestamp,
+    ) -> Result<Export, StoreError>;
+
+    /// Every export: by device, the one that it booted last first.
+    async fn exports(&self) -> Result<Vec<KnownExport>, StoreError>;
+
+    /// Forgets an export. Its layer is the caller's to remove.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`].
+    async fn remove_export(&self, id: ExportId, now: Timestamp) -> Result<(), StoreError>;
+
+    // ---- what switches devices ---------------------------------------------------------------
+
+    /// The drivers of one device, or of all: by device, the role that is used first at the front.
+    async fn power_entries(&self, device: Option<DeviceId>) -> Result<Vec<PowerEntry>, StoreError>;
+
+    /// Gives a device a driver, in the place of the one with the same role.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] where there is no such device.
+    async fn set_power(&self, entry: PowerEntry, now: Timestamp) -> Result<(), StoreError>;
+
+    /// Takes the driver of a role from a device.
+    ///
+    /// # Errors
+    /// [`StoreError::NotFound`] where it has none.
+    async fn remove_power(
+        &self,
+        device: DeviceId,
+        role: PowerRole,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Keeps how sessions with this driver were had. Where it is another driver by now, nothing
+    /// happens.
+    async fn learn_power(&self, entry: PowerEntry) -> Result<(), StoreError>;
 
     // ---- events ----------------------------------------------------------------------------
 

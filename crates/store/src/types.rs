@@ -1,8 +1,8 @@
 //! What the operations of [`Store`](crate::Store) take and give.
 
 use bugler_model::{
-    Arch, Device, DeviceId, EventId, EventKind, Firmware, Inventory, MacAddr, Progress, SessionId,
-    TaskId, TaskState,
+    Arch, Device, DeviceId, EventId, EventKind, Export, Firmware, Inventory, MacAddr, Progress,
+    SessionId, Task, TaskId, TaskState,
 };
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -60,6 +60,17 @@ pub struct AgentAuth {
     pub session: SessionId,
 }
 
+/// What became of asking for a task in turn.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Claim {
+    /// Here it is.
+    Task(Box<Task>),
+    /// There is one, and it is not its turn.
+    NotYet(TaskId),
+    /// The device has nothing to do.
+    Nothing,
+}
+
 /// An agent's report on its task.
 #[derive(Clone, Debug)]
 pub struct TaskReport {
@@ -76,6 +87,15 @@ pub struct TaskReport {
     /// The disk that a deploy has chosen, by serial number or path. The first one that is reported
     /// becomes the task's rule: a later attempt writes to this disk or to none.
     pub disk: Option<String>,
+}
+
+/// An export, and what tells its machine apart from others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownExport {
+    /// What it is.
+    pub export: Export,
+    /// Hash of the token of its latest boot.
+    pub token: TokenHash,
 }
 
 /// Which tasks to list. The default lists the latest 200.

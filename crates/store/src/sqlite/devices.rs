@@ -7,8 +7,7 @@ use super::rows::{Json, Text, Word, execute, first, id, key, limit, list, mac, t
 use super::writer::Tx;
 use crate::{Observed, Sighting};
 use bugler_model::{
-    Arch, Device, DeviceId, EventKind, Firmware, MacAddr, Netboot, NewEvent, Presence, Profile,
-    Timestamp,
+    Arch, Device, DeviceId, EventKind, Firmware, MacAddr, Netboot, NewEvent, Presence, Timestamp,
 };
 use rusqlite::{Connection, Row, named_params};
 use std::sync::Arc;
@@ -51,10 +50,15 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Record> {
         arch: row.get::<_, Option<Word<_>>>("arch")?.map(|w| w.0),
         firmware: row.get::<_, Option<Word<_>>>("firmware")?.map(|w| w.0),
         netboot: row.get::<_, Word<_>>("netboot")?.0,
-        profile: row.get::<_, Word<_>>("profile")?.0,
+        profile: row.get::<_, Option<Text<_>>>("own_profile")?.map(|t| t.0),
+        next: row.get::<_, Option<Text<_>>>("next_profile")?.map(|t| t.0),
+        secure_boot: row.get("secure_boot")?,
+        quirks: row.get::<_, Json<_>>("quirks")?.0,
+        tries: row.get("tries")?,
         presence: row.get::<_, Word<_>>("presence")?.0,
         address: row.get::<_, Option<Text<_>>>("address")?.map(|t| t.0),
         inventory: row.get::<_, Option<Json<_>>>("inventory")?.map(|j| j.0),
+        deployed: row.get::<_, Option<Json<_>>>("deployed")?.map(|j| j.0),
         created: time(row, "created")?,
         seen: time(row, "seen")?,
         open_tasks: row.get("open_tasks")?,
@@ -134,8 +138,10 @@ impl Tx<'_> {
         execute(
             self.sql,
             "UPDATE devices SET name = :name, tags = :tags, uuid = :uuid, arch = :arch,
-                 firmware = :firmware, netboot = :netboot, profile = :profile,
-                 presence = :presence, address = :address, inventory = :inventory, seen = :seen,
+                 firmware = :firmware, netboot = :netboot, own_profile = :own_profile,
+                 next_profile = :next_profile, secure_boot = :secure_boot, quirks = :quirks,
+                 tries = :tries, presence = :presence, address = :address, inventory = :inventory,
+                 deployed = :deployed, seen = :seen,
                  had_agent = :had_agent, kept = :kept
              WHERE id = :id",
             named_params! {
@@ -146,10 +152,15 @@ impl Tx<'_> {
                 ":arch": device.arch.map(Word),
                 ":firmware": device.firmware.map(Word),
                 ":netboot": Word(device.netboot),
-                ":profile": Word(device.profile),
+                ":own_profile": device.profile.as_ref().map(Text),
+                ":next_profile": device.next.as_ref().map(Text),
+                ":secure_boot": device.secure_boot,
+                ":quirks": Json(&device.quirks),
+                ":tries": device.tries,
                 ":presence": Word(device.presence),
                 ":address": device.address.map(Text),
                 ":inventory": device.inventory.as_ref().map(Json),
+                ":deployed": device.deployed.as_ref().map(Json),
                 ":seen": device.seen.0,
                 ":had_agent": record.had_agent,
                 ":kept": record.kept,
@@ -338,14 +349,13 @@ pub(super) fn insert(
 ) -> Result<DeviceId, Fault> {
     execute(
         tx.sql,
-        "INSERT INTO devices (uuid, arch, firmware, netboot, profile, presence, created, seen)
-         VALUES (:uuid, :arch, :firmware, :netboot, :profile, :presence, :now, :now)",
+        "INSERT INTO devices (uuid, arch, firmware, netboot, presence, created, seen)
+         VALUES (:uuid, :arch, :firmware, :netboot, :presence, :now, :now)",
         named_params! {
             ":uuid": uuid.map(Text),
             ":arch": arch.map(Word),
             ":firmware": firmware.map(Word),
             ":netboot": Word(Netboot::default()),
-            ":profile": Word(Profile::default()),
             ":presence": Word(Presence::default()),
             ":now": now.0,
         },
@@ -359,6 +369,7 @@ fn forget_strangers(tx: &mut Tx<'_>, newest: DeviceId, now: Timestamp) -> Result
     let beyond = list(
         tx.sql,
         "SELECT id FROM devices WHERE kept = 0 AND id <> ?1
+             AND id NOT IN (SELECT device FROM exports WHERE overlay = 'persistent')
          ORDER BY seen DESC, id DESC LIMIT -1 OFFSET ?2",
         (key(newest.0), limit(tx.limits.strangers.saturating_sub(1))),
         |row| id(row, "id").map(DeviceId),
@@ -382,6 +393,7 @@ pub(super) fn remove(tx: &mut Tx<'_>, id: DeviceId, now: Timestamp) -> Result<()
             super::tasks::describe(task, &device.label()),
         )));
     }
+    super::exports::device_is_free(tx, id)?;
     execute(tx.sql, "DELETE FROM devices WHERE id = ?1", [key(id.0)])?;
     tx.effect(Effect::DeviceGone(id));
     let text = format!("{} was removed", device.label());

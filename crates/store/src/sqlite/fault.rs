@@ -11,6 +11,8 @@ pub(super) enum Fault {
     NotFound(String),
     /// See [`StoreError::Conflict`].
     Conflict(String),
+    /// See [`StoreError::RulesChanged`].
+    RulesChanged,
     /// SQLite, or a row that is not understood.
     Sql(Arc<rusqlite::Error>),
 }
@@ -27,6 +29,7 @@ impl Fault {
         match self {
             Self::NotFound(what) => StoreError::NotFound(what),
             Self::Conflict(what) => StoreError::Conflict(what),
+            Self::RulesChanged => StoreError::RulesChanged,
             Self::Sql(error) => DatabaseFault::new(path, error).during(operation),
         }
     }

@@ -1,7 +1,7 @@
 //! Images: names for what is in the chunk store.
 
 use super::fault::Fault;
-use super::rows::{Text, Unsigned, Word, execute, first, id, key, list, time};
+use super::rows::{Json, Text, Unsigned, Word, execute, first, id, key, list, time};
 use super::writer::Tx;
 use bugler_model::{EventKind, Image, ImageId, ImageState, NewEvent, NewImage, TaskId, Timestamp};
 use rusqlite::{Connection, Row, named_params};
@@ -10,6 +10,9 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Image> {
     Ok(Image {
         id: ImageId(id(row, "id")?),
         name: row.get::<_, Text<_>>("name")?.0,
+        version: row.get("version")?,
+        note: row.get("note")?,
+        origin: row.get::<_, Option<Json<_>>>("origin")?.map(|j| j.0),
         manifest: row.get("manifest")?,
         size: row.get::<_, Unsigned>("size")?.0,
         used: row.get::<_, Unsigned>("used")?.0,
@@ -22,22 +25,34 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Image> {
 
 /// See [`crate::Store::images`].
 pub(super) fn all(sql: &Connection) -> Result<Vec<Image>, Fault> {
-    list(sql, "SELECT * FROM images ORDER BY name", [], read)
+    list(
+        sql,
+        "SELECT * FROM images ORDER BY name, version DESC",
+        [],
+        read,
+    )
 }
 
-fn by_id(sql: &Connection, id: ImageId) -> Result<Option<Image>, Fault> {
+pub(super) fn by_id(sql: &Connection, id: ImageId) -> Result<Option<Image>, Fault> {
     first(sql, "SELECT * FROM images WHERE id = ?1", [key(id.0)], read)
 }
 
-fn by_name(sql: &Connection, name: &str) -> Result<Option<Image>, Fault> {
-    first(sql, "SELECT * FROM images WHERE name = ?1", [name], read)
+/// The version of `name` that is meant; the latest where none is.
+fn by_name(sql: &Connection, name: &str, version: Option<u32>) -> Result<Option<Image>, Fault> {
+    let text = "SELECT * FROM images WHERE name = ?1 AND version = ifnull(?2, version)
+                ORDER BY version DESC LIMIT 1";
+    first(sql, text, (name, version), read)
 }
 
-/// See [`crate::Store::image`]. No image is called like an id.
+/// See [`crate::Store::image`]. No image is called like an id, and no name has an `@`.
 pub(super) fn find(sql: &Connection, text: &str) -> Result<Image, Fault> {
-    let found = match text.parse() {
-        Ok(id) => by_id(sql, id)?,
-        Err(_) => by_name(sql, text)?,
+    let found = match (text.parse(), text.split_once('@')) {
+        (Ok(id), _) => by_id(sql, id)?,
+        (Err(_), None) => by_name(sql, text, None)?,
+        (Err(_), Some((name, version))) => match version.parse() {
+            Ok(version) => by_name(sql, name, Some(version))?,
+            Err(_) => None,
+        },
     };
     found.ok_or_else(|| Fault::NotFound(format!("image {text:?}")))
 }
@@ -57,18 +72,20 @@ pub(super) fn add(tx: &mut Tx<'_>, new: NewImage, now: Timestamp) -> Result<Imag
             new.name.as_str()
         )));
     }
-    if let Some(other) = by_name(tx.sql, new.name.as_str())? {
-        return Err(Fault::Conflict(format!(
-            "there is an image {} already ({}): choose another name, or remove it first",
-            other.name, other.id
-        )));
-    }
+    let text = "INSERT INTO image_versions (name, last) VALUES (?1, 1)
+                ON CONFLICT (name) DO UPDATE SET last = last + 1 RETURNING last";
+    let version: Option<u32> = first(tx.sql, text, [new.name.as_str()], |row| row.get("last"))?;
     execute(
         tx.sql,
-        "INSERT INTO images (name, manifest, size, used, stored, sector_size, state, created)
-         VALUES (:name, :manifest, :size, :used, :stored, :sector_size, :state, :now)",
+        "INSERT INTO images (name, version, note, origin, manifest, size, used, stored, sector_size,
+             state, created)
+         VALUES (:name, :version, :note, :origin, :manifest, :size, :used, :stored, :sector_size,
+             :state, :now)",
         named_params! {
             ":name": Text(&new.name),
+            ":version": version,
+            ":note": new.note,
+            ":origin": new.origin.as_ref().map(Json),
             ":manifest": new.manifest,
             ":size": Unsigned(new.size),
             ":used": Unsigned(new.used),
@@ -82,7 +99,7 @@ pub(super) fn add(tx: &mut Tx<'_>, new: NewImage, now: Timestamp) -> Result<Imag
     let image = get(tx, id)?;
     let text = format!(
         "image {} ({id}) was added: {} MB, {} MB of them used",
-        image.name,
+        image.label(),
         image.size / 1_000_000,
         image.used / 1_000_000
     );
@@ -104,13 +121,36 @@ pub(super) fn remove(tx: &mut Tx<'_>, id: ImageId, now: Timestamp) -> Result<(),
     if let Some(task) = task {
         return Err(Fault::Conflict(format!(
             "image {} is needed by task {task}: wait for it, or cancel it first",
-            image.name
+            image.label()
         )));
     }
+    super::exports::image_is_free(tx, &image)?;
     execute(tx.sql, "DELETE FROM images WHERE id = ?1", [key(id.0)])?;
-    let text = format!("image {} ({id}) was removed", image.name);
+    let text = format!("image {} ({id}) was removed", image.label());
     tx.keep(image_event(&image, text), now)?;
     Ok(())
+}
+
+/// See [`crate::Store::set_image_note`].
+pub(super) fn set_note(
+    tx: &mut Tx<'_>,
+    id: ImageId,
+    note: String,
+    now: Timestamp,
+) -> Result<Image, Fault> {
+    let mut image = get(tx, id)?;
+    if image.note == note {
+        return Ok(image);
+    }
+    execute(
+        tx.sql,
+        "UPDATE images SET note = ?2 WHERE id = ?1",
+        (key(id.0), &note),
+    )?;
+    image.note = note;
+    let text = format!("the note of image {} ({id}) was changed", image.label());
+    tx.keep(image_event(&image, text), now)?;
+    Ok(image)
 }
 
 /// See [`crate::Store::set_image_state`].
@@ -130,11 +170,11 @@ pub(super) fn set_state(
         (key(id.0), Word(state)),
     )?;
     let text = match state {
-        ImageState::Good => format!("image {} ({id}) is whole", image.name),
+        ImageState::Good => format!("image {} ({id}) is whole", image.label()),
         ImageState::Damaged => {
             format!(
                 "image {} ({id}) is damaged: it is not deployed any more",
-                image.name
+                image.label()
             )
         }
     };

@@ -1,9 +1,11 @@
-//! Leases: one for each address.
+//! What the registry has to do with leases, which are kept in the [`leaselog`](crate::leaselog):
+//! their events, and taking over those of an earlier version.
 
 use super::devices::owner_of_mac;
 use super::fault::Fault;
-use super::rows::{Word, execute, first, list, mac, time};
+use super::rows::{Word, execute, list, mac, time};
 use super::writer::Tx;
+use crate::leaselog::Changes;
 use bugler_model::{EventKind, Lease, LeaseState, MacAddr, NewEvent, Timestamp};
 use rusqlite::types::{FromSql, FromSqlError, FromSqlResult, ValueRef};
 use rusqlite::{Connection, Row};
@@ -32,40 +34,29 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Lease> {
     })
 }
 
-/// See [`crate::Store::leases`].
-pub(super) fn all(sql: &Connection) -> Result<Vec<Lease>, Fault> {
+/// The leases that an earlier version kept here.
+pub(super) fn earlier(sql: &Connection) -> Result<Vec<Lease>, Fault> {
     list(sql, "SELECT * FROM leases ORDER BY address", [], read)
 }
 
-/// See [`crate::Store::commit_leases`]. An event says who has an address now, where that is new;
-/// a renewal is none.
-pub(super) fn commit(tx: &mut Tx<'_>, leases: &[Lease], now: Timestamp) -> Result<(), Fault> {
-    for lease in leases {
-        let address = lease.address.to_bits();
-        let before: Option<(MacAddr, LeaseState)> = first(
-            tx.sql,
-            "SELECT mac, state FROM leases WHERE address = ?1",
-            [address],
-            |row| Ok((mac(row, "mac")?, row.get::<_, Word<_>>("state")?.0)),
-        )?;
-        execute(
-            tx.sql,
-            "INSERT OR REPLACE INTO leases (address, mac, client_id, hostname, state, expires)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            (
-                address,
-                lease.mac.0,
-                &lease.client_id,
-                &lease.hostname,
-                Word(lease.state),
-                lease.expires.0,
-            ),
-        )?;
-        if before != Some((lease.mac, lease.state)) {
-            let mut event = NewEvent::new(EventKind::Lease, sentence(lease));
-            event.device = owner_of_mac(tx.sql, lease.mac)?;
-            tx.keep(event, now)?;
-        }
+/// Removes them, once the lease log has them.
+pub(super) fn forget_earlier(sql: &Connection) -> Result<(), Fault> {
+    execute(sql, "DELETE FROM leases", []).map(drop)
+}
+
+/// Events of who has an address now, where that is new; a renewal is none.
+pub(super) fn tell(tx: &mut Tx<'_>, changes: &Changes, now: Timestamp) -> Result<(), Fault> {
+    for lease in &changes.leases {
+        let mut event = NewEvent::new(EventKind::Lease, sentence(lease));
+        event.device = owner_of_mac(tx.sql, lease.mac)?;
+        tx.keep(event, now)?;
+    }
+    if changes.untold > 0 {
+        let text = format!(
+            "{} more addresses changed hands in the same moment: too many to be told one by one",
+            changes.untold
+        );
+        tx.keep(NewEvent::new(EventKind::Lease, text), now)?;
     }
     Ok(())
 }

@@ -7,7 +7,8 @@
 use super::identity::{swapped, which};
 use crate::{AgentAuth, TokenHash};
 use bugler_model::{
-    BootSession, Device, DeviceId, Event, MacAddr, Progress, Task, TaskId, TaskState, Timestamp,
+    BootPolicy, BootSession, Device, DeviceId, Event, MacAddr, Progress, Task, TaskId, TaskState,
+    Timestamp,
 };
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
@@ -26,7 +27,9 @@ pub(super) enum Effect {
     /// The device's agent has this token now.
     AgentToken(TokenHash, AgentAuth),
     /// A task is new or has changed.
-    Task(Task),
+    Task(Box<Task>),
+    /// Operators said something else about what devices boot.
+    Policy(Arc<BootPolicy>),
     /// Tell all who listen.
     Event(Arc<Event>),
 }
@@ -58,6 +61,7 @@ struct State {
     tokens: HashMap<TokenHash, AgentAuth>,
     token_of: HashMap<DeviceId, TokenHash>,
     open_tasks: HashMap<TaskId, Task>,
+    policy: Arc<BootPolicy>,
     /// Touches that are not written yet.
     touches: HashMap<DeviceId, Touch>,
     /// Open tasks whose progress is not written yet.
@@ -108,6 +112,10 @@ impl Memory {
 
     pub(super) fn open_session(&self, device: DeviceId) -> Option<Arc<BootSession>> {
         self.read().sessions.get(&device).cloned()
+    }
+
+    pub(super) fn policy(&self) -> Arc<BootPolicy> {
+        self.read().policy.clone()
     }
 
     pub(super) fn agent(&self, token: TokenHash) -> Option<AgentAuth> {
@@ -275,12 +283,13 @@ impl State {
                     task.progress = known.progress;
                     task.updated = known.updated;
                 }
-                self.open_tasks.insert(task.id, task);
+                self.open_tasks.insert(task.id, *task);
             }
             Effect::Task(task) => {
                 self.open_tasks.remove(&task.id);
                 self.progressed.remove(&task.id);
             }
+            Effect::Policy(policy) => self.policy = policy.clone(),
             Effect::Event(_) => {}
         }
     }

@@ -1,11 +1,13 @@
 //! The registry in one SQLite file.
 //!
 //! Changes go through one thread with group commit ([`writer`]), what packets ask for is answered
-//! from memory ([`memory`]), everything else by a few reading connections ([`readers`]). Each of
+//! from memory ([`memory`]), everything else by a few reading connections ([`readers`]). Leases are
+//! in files of their own beside it ([`leaselog`](crate::leaselog)). Each of
 //! the other rooms is one kind of thing, as functions on a transaction or a connection.
 
 mod devices;
 mod events;
+mod exports;
 mod fault;
 mod identity;
 mod images;
@@ -13,6 +15,8 @@ mod leases;
 mod memory;
 mod operations;
 mod patch;
+mod policy;
+mod power;
 mod readers;
 mod register;
 mod resolve;
@@ -22,17 +26,19 @@ mod sessions;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod writer;
 
 use crate::StoreError;
+use crate::leaselog::{Changes, LeaseLog};
 use bugler_model::Event;
 use fault::Fault;
 use memory::{Effect, Memory};
 use readers::Readers;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use tokio::sync::broadcast;
-use writer::{Writer, WriterParts};
+use writer::{Submitter, Writer, WriterParts};
 
 /// How many events a listener can be behind before it misses some.
 const LISTENER_BACKLOG: usize = 4096;
@@ -69,6 +75,8 @@ impl Default for Limits {
 /// Every operation may be given up half way (its future dropped): it then has happened whole or
 /// not at all.
 pub struct SqliteStore {
+    /// Dropped first: it sends to the writer, and its files stand under the writer's lock.
+    leases: LeaseLog,
     memory: Arc<Memory>,
     writer: Writer,
     readers: Arc<Readers>,
@@ -87,8 +95,8 @@ impl SqliteStore {
     /// earlier version wrote it (a copy of what was there is kept beside it, as
     /// `<path>.version-<n>`). The folder must be there. Blocks for as long as that takes.
     ///
-    /// Beside the file there are `<path>.lock`, which keeps a second server away, and SQLite's
-    /// `-wal` and `-shm`.
+    /// Beside the file there are `<path>.lock`, which keeps a second server away, SQLite's `-wal`
+    /// and `-shm`, and the leases: `<path>-leases` and `<path>-leases.<n>`.
     ///
     /// # Errors
     /// [`StoreError::Database`] where the file cannot be made or read, is no registry, is of a
@@ -102,6 +110,22 @@ impl SqliteStore {
         let (sql, lock) = schema::open(&path)?;
         let memory = Arc::new(Memory::default());
         memory.apply(&everything(&sql).map_err(|fault| fault.during("read its devices", &path))?);
+        let earlier =
+            leases::earlier(&sql).map_err(|fault| fault.during("read its leases", &path))?;
+        let imports = !earlier.is_empty();
+        let told = Arc::new(OnceLock::<Submitter>::new());
+        let teller = told.clone();
+        let tell = Box::new(move |changes: Changes| {
+            if let Some(writer) = teller.get() {
+                let now = operations::wall_clock();
+                writer.submit(move |tx| leases::tell(tx, &changes, now));
+            }
+        });
+        let lease_log = LeaseLog::open(&path, earlier, tell)?;
+        if imports {
+            leases::forget_earlier(&sql)
+                .map_err(|fault| fault.during("move its leases to their own file", &path))?;
+        }
         let (events, _) = broadcast::channel(LISTENER_BACKLOG);
         let parts = WriterParts {
             path: path.clone(),
@@ -115,7 +139,10 @@ impl SqliteStore {
             operation: "start its writer thread",
             source: Box::new(source),
         })?;
+        // Nothing is told before the first commit.
+        drop(told.set(writer.submitter()));
         Ok(Self {
+            leases: lease_log,
             memory,
             writer,
             readers: Arc::new(Readers::new(path)),
@@ -130,6 +157,8 @@ impl SqliteStore {
     /// Dropping the store does the same, blocking the thread that drops it.
     pub async fn close(&self) {
         self.readers.close();
+        self.writer.refuse();
+        self.leases.close().await;
         self.writer.close().await;
     }
 
@@ -159,6 +188,11 @@ fn everything(sql: &rusqlite::Connection) -> Result<Vec<Effect>, Fault> {
             .into_iter()
             .map(|(token, auth)| Effect::AgentToken(token, auth)),
     );
-    effects.extend(tasks::all_open(sql)?.into_iter().map(Effect::Task));
+    effects.extend(
+        tasks::all_open(sql)?
+            .into_iter()
+            .map(|task| Effect::Task(Box::new(task))),
+    );
+    effects.push(Effect::Policy(Arc::new(policy::read(sql)?)));
     Ok(effects)
 }

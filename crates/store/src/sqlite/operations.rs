@@ -3,16 +3,18 @@
 use super::identity::identity;
 use super::memory::Progressed;
 use super::{
-    SqliteStore, devices, events, images, leases, patch, register, resolve, sessions, tasks,
+    SqliteStore, devices, events, exports, images, patch, policy, power, register, resolve,
+    sessions, tasks, turns,
 };
 use crate::{
-    AgentAuth, EventFilter, Observed, Registration, ResolveError, Sighting, Store, StoreError,
-    TaskFilter, TaskReport, TokenHash,
+    AgentAuth, Claim, EventFilter, KnownExport, Observed, Registration, ResolveError, Sighting,
+    Store, StoreError, TaskFilter, TaskReport, TokenHash,
 };
 use bugler_model::{
-    BootSession, Device, DeviceId, DevicePatch, DiskRule, Event, EventId, Firmware, Image, ImageId,
-    ImageState, Lease, MacAddr, NewEvent, NewImage, NewTask, Outcome, Presence, SessionId, Stage,
-    Task, TaskAction, TaskId, Timestamp,
+    BootPolicy, BootSession, Device, DeviceId, DevicePatch, DiskRule, Event, EventId, Export,
+    ExportId, Firmware, Image, ImageId, ImageState, Lease, MacAddr, NewEvent, NewExport, NewImage,
+    NewTask, Outcome, PowerEntry, PowerRole, Presence, Profile, ProfileName, Quirks, Rule,
+    SessionId, Stage, Task, TaskAction, TaskId, Timestamp,
 };
 use std::net::Ipv4Addr;
 use std::sync::Arc;
@@ -79,12 +81,15 @@ impl SqliteStore {
 fn is_for(action: &TaskAction, disk: &str) -> bool {
     match action {
         TaskAction::Deploy(deploy) => matches!(&deploy.disk, DiskRule::Named(name) if name == disk),
-        TaskAction::Reboot | TaskAction::PowerOff => true,
+        TaskAction::Capture(_)
+        | TaskAction::Wipe(_)
+        | TaskAction::Reboot
+        | TaskAction::PowerOff => true,
     }
 }
 
 /// The wall clock, for the one operation that is not told the time.
-fn wall_clock() -> Timestamp {
+pub(super) fn wall_clock() -> Timestamp {
     let since = SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default();
     Timestamp(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
@@ -180,6 +185,69 @@ impl Store for SqliteStore {
         }
     }
 
+    fn boot_policy(&self) -> Arc<BootPolicy> {
+        self.memory.policy()
+    }
+
+    async fn set_profile(&self, profile: Profile, now: Timestamp) -> Result<(), StoreError> {
+        self.writer
+            .run("set a profile", move |tx| {
+                policy::set_profile(tx, &profile, now)
+            })
+            .await
+    }
+
+    async fn remove_profile(&self, name: ProfileName, now: Timestamp) -> Result<(), StoreError> {
+        self.writer
+            .run("remove a profile", move |tx| {
+                policy::remove_profile(tx, &name, now)
+            })
+            .await
+    }
+
+    async fn set_rules(&self, rules: Vec<Rule>, now: Timestamp) -> Result<(), StoreError> {
+        self.writer
+            .run("set the rules", move |tx| {
+                policy::set_rules(tx, &rules, now)
+            })
+            .await
+    }
+
+    async fn replace_rules(
+        &self,
+        known: Vec<Rule>,
+        rules: Vec<Rule>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.writer
+            .run("replace the rules", move |tx| {
+                policy::replace_rules(tx, &known, &rules, now)
+            })
+            .await
+    }
+
+    async fn learn_quirks(
+        &self,
+        device: DeviceId,
+        quirks: Quirks,
+        why: String,
+        now: Timestamp,
+    ) -> Result<Arc<Device>, StoreError> {
+        self.writer
+            .run("learn of a firmware", move |tx| {
+                policy::learn_quirks(tx, device, quirks, &why, now)
+            })
+            .await
+    }
+
+    async fn end_next(&self, device: DeviceId, now: Timestamp) -> Result<(), StoreError> {
+        self.writer
+            .run("end a boot that was asked for once", move |tx| {
+                policy::end_next(tx, device, now)
+            })
+            .await
+    }
+
     async fn begin_session(
         &self,
         device: DeviceId,
@@ -254,19 +322,41 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn expect_phone_home(
+        &self,
+        device: DeviceId,
+        token: TokenHash,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.writer
+            .run("keep the token of a call home", move |tx| {
+                sessions::expect_phone_home(tx, device, token, now)
+            })
+            .await
+    }
+
+    async fn phone_home(
+        &self,
+        token: TokenHash,
+        now: Timestamp,
+    ) -> Result<Option<DeviceId>, StoreError> {
+        self.writer
+            .run("record a call home", move |tx| {
+                sessions::phone_home(tx, token, now)
+            })
+            .await
+    }
+
     fn agent_token(&self, token: TokenHash) -> Option<AgentAuth> {
         self.memory.agent(token)
     }
 
     async fn leases(&self) -> Result<Vec<Lease>, StoreError> {
-        self.readers.query("list leases", leases::all).await
+        self.leases.all().await
     }
 
     async fn commit_leases(&self, leases: Vec<Lease>) -> Result<(), StoreError> {
-        let now = wall_clock();
-        self.writer
-            .run("write leases", move |tx| leases::commit(tx, &leases, now))
-            .await
+        self.leases.commit(leases).await
     }
 
     async fn create_tasks(
@@ -293,6 +383,26 @@ impl Store for SqliteStore {
         }
         self.writer
             .run("claim a task", move |tx| tasks::claim(tx, device, now))
+            .await
+    }
+
+    async fn claim_in_turn(
+        &self,
+        device: DeviceId,
+        at_once: u32,
+        now: Timestamp,
+    ) -> Result<Claim, StoreError> {
+        if self
+            .memory
+            .device(device)
+            .is_some_and(|device| device.open_tasks == 0)
+        {
+            return Ok(Claim::Nothing);
+        }
+        self.writer
+            .run("claim a task", move |tx| {
+                turns::claim_in_turn(tx, device, at_once, now)
+            })
             .await
     }
 
@@ -355,6 +465,27 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn add_captured(
+        &self,
+        task: TaskId,
+        image: NewImage,
+        now: Timestamp,
+    ) -> Result<Image, StoreError> {
+        self.writer
+            .run("enter a captured image", move |tx| {
+                tasks::add_captured(tx, task, image, now)
+            })
+            .await
+    }
+
+    async fn captured(&self, task: TaskId) -> Result<Option<Image>, StoreError> {
+        self.readers
+            .query("look for a captured image", move |sql| {
+                tasks::captured(sql, task)
+            })
+            .await
+    }
+
     async fn images(&self) -> Result<Vec<Image>, StoreError> {
         self.readers.query("list images", images::all).await
     }
@@ -372,6 +503,50 @@ impl Store for SqliteStore {
             .await
     }
 
+    async fn remove_images(&self, ids: Vec<ImageId>, now: Timestamp) -> Result<(), StoreError> {
+        self.writer
+            .run("remove images", move |tx| {
+                ids.iter().try_for_each(|id| images::remove(tx, *id, now))
+            })
+            .await
+    }
+
+    async fn begin_export(
+        &self,
+        new: NewExport,
+        token: TokenHash,
+        now: Timestamp,
+    ) -> Result<Export, StoreError> {
+        self.writer
+            .run("give a device its root", move |tx| {
+                exports::begin(tx, &new, token, now)
+            })
+            .await
+    }
+
+    async fn exports(&self) -> Result<Vec<KnownExport>, StoreError> {
+        self.readers.query("list exports", exports::all).await
+    }
+
+    async fn remove_export(&self, id: ExportId, now: Timestamp) -> Result<(), StoreError> {
+        self.writer
+            .run("remove an export", move |tx| exports::remove(tx, id, now))
+            .await
+    }
+
+    async fn set_image_note(
+        &self,
+        id: ImageId,
+        note: String,
+        now: Timestamp,
+    ) -> Result<Image, StoreError> {
+        self.writer
+            .run("change an image's note", move |tx| {
+                images::set_note(tx, id, note, now)
+            })
+            .await
+    }
+
     async fn set_image_state(
         &self,
         id: ImageId,
@@ -381,6 +556,43 @@ impl Store for SqliteStore {
         self.writer
             .run("record an image's state", move |tx| {
                 images::set_state(tx, id, state, now)
+            })
+            .await
+    }
+
+    async fn power_entries(&self, device: Option<DeviceId>) -> Result<Vec<PowerEntry>, StoreError> {
+        self.readers
+            .query("list what switches devices", move |sql| {
+                power::entries(sql, device)
+            })
+            .await
+    }
+
+    async fn set_power(&self, entry: PowerEntry, now: Timestamp) -> Result<(), StoreError> {
+        self.writer
+            .run("set what switches a device", move |tx| {
+                power::set(tx, &entry, now)
+            })
+            .await
+    }
+
+    async fn remove_power(
+        &self,
+        device: DeviceId,
+        role: PowerRole,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.writer
+            .run("remove what switches a device", move |tx| {
+                power::remove(tx, device, role, now)
+            })
+            .await
+    }
+
+    async fn learn_power(&self, entry: PowerEntry) -> Result<(), StoreError> {
+        self.writer
+            .run("keep how a BMC is spoken to", move |tx| {
+                power::learn(tx, &entry)
             })
             .await
     }

@@ -1,11 +1,10 @@
 //! What an operator changes of a device.
 
 use super::fault::Fault;
+use super::policy;
 use super::rows::{first, id, key};
 use super::writer::Tx;
-use bugler_model::{
-    Device, DeviceId, DevicePatch, EventKind, MacAddr, NewEvent, Profile, Timestamp,
-};
+use bugler_model::{Device, DeviceId, DevicePatch, EventKind, MacAddr, NewEvent, Timestamp};
 use std::sync::Arc;
 use uuid::Uuid;
 
@@ -42,15 +41,37 @@ pub(super) fn patch(
             format!("{label} is now tagged {}", record.device.tags.join(", "))
         });
     }
-    if let Some(profile) = patch.profile
-        && profile != before.device.profile
+    if let Some(profile) = &patch.profile {
+        record.device.profile = policy::named(tx, profile)?;
+    }
+    if record.device.profile != before.device.profile {
+        said.push(match &record.device.profile {
+            Some(profile) => format!("{label} boots {profile} when nothing else is asked of it"),
+            None => {
+                format!("{label} has no profile of its own any more: the rules say what it boots")
+            }
+        });
+    }
+    if let Some(next) = &patch.next {
+        record.device.next = policy::named(tx, next)?;
+    }
+    if record.device.next != before.device.next {
+        said.push(match &record.device.next {
+            Some(next) => format!("{label} boots {next} the next time, once"),
+            None => format!("{label} boots the next time as ever"),
+        });
+    }
+    if let Some(secure_boot) = patch.secure_boot
+        && secure_boot != before.device.secure_boot
     {
-        record.device.profile = profile;
-        let what = match profile {
-            Profile::Agent => "boots the agent",
-            Profile::Local => "boots its local disk",
-        };
-        said.push(format!("{label} {what} when nothing else is asked of it"));
+        record.device.secure_boot = secure_boot;
+        said.push(match secure_boot {
+            true => format!("{label} is offered signed programs alone"),
+            false => format!("{label} is offered programs that nobody signed"),
+        });
+    }
+    if patch.profile.is_some() || patch.next.is_some() || patch.netboot.is_some() {
+        record.device.tries = 0;
     }
     record.kept = true;
     tx.save(&record)?;

@@ -8,8 +8,8 @@ use super::rows::{Word, execute, key};
 use super::writer::Tx;
 use crate::{AgentAuth, Registration};
 use bugler_model::{
-    Device, DeviceId, EventKind, Inventory, MacAddr, Netboot, NewEvent, Outcome, Presence, Stage,
-    Timestamp,
+    Device, DeviceId, EventKind, Inventory, MacAddr, Netboot, NewEvent, Outcome, Presence,
+    ProfileName, Stage, Timestamp,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -103,6 +103,12 @@ pub(super) fn register(
     machine.device.address = address.or(machine.device.address);
     machine.device.presence = Presence::Agent;
     machine.device.seen = machine.device.seen.max(now);
+    machine.device.tries = 0;
+    // The agent was what it was to boot this once.
+    machine
+        .device
+        .next
+        .take_if(|next| *next == ProfileName::agent());
     tx.save(&machine)?;
     let text = format!(
         "{} registered: {}",
@@ -273,6 +279,9 @@ fn merge(tx: &mut Tx<'_>, from: Record, into: &mut Record, now: Timestamp) -> Re
     for text in [
         "UPDATE sessions SET device = ?2 WHERE device = ?1",
         "UPDATE tasks SET device = ?2 WHERE device = ?1",
+        "UPDATE phone_homes SET device = ?2 WHERE device = ?1",
+        "UPDATE OR IGNORE exports SET device = ?2, current = 0 WHERE device = ?1",
+        "UPDATE OR IGNORE power_drivers SET device = ?2 WHERE device = ?1",
         "UPDATE events SET device = ?2 WHERE device = ?1",
     ] {
         execute(tx.sql, text, (key(old.0), key(new.0)))?;
@@ -285,6 +294,8 @@ fn merge(tx: &mut Tx<'_>, from: Record, into: &mut Record, now: Timestamp) -> Re
         // What an operator set of it, they set of this machine.
         into.device.netboot = from.device.netboot;
         into.device.profile = from.device.profile;
+        into.device.next = from.device.next;
+        into.device.secure_boot = from.device.secure_boot;
     }
     into.kept |= from.kept;
     into.device.name = into.device.name.take().or(from.device.name);
@@ -302,7 +313,7 @@ fn merge(tx: &mut Tx<'_>, from: Record, into: &mut Record, now: Timestamp) -> Re
         super::tasks::cancel(tx, task.id, &why, now)?;
     }
     if let Some(task) = first {
-        tx.effect(Effect::Task(task));
+        tx.effect(Effect::Task(Box::new(task)));
     }
     let text = format!(
         "{was} was another interface of {}: the two are one now",

@@ -158,6 +158,7 @@ pub(super) fn begin(
     tx.prune_sessions(device)?;
     record.device.firmware = firmware.or(record.device.firmware);
     record.device.presence = Presence::Booting;
+    record.device.tries = record.device.tries.saturating_add(1);
     record.device.seen = record.device.seen.max(now);
     tx.save(&record)?;
     let firmware = firmware.map_or_else(String::new, |firmware| format!(" ({firmware})"));
@@ -227,6 +228,8 @@ pub(super) fn end(
         }
         Outcome::Registered => "its agent registered",
         Outcome::Local => "it was sent to its local disk",
+        Outcome::Started => "it has everything that its profile boots",
+        Outcome::Up => "its operating system called home",
         Outcome::Superseded => "another boot of it began",
     };
     // The first outcome stands.
@@ -271,4 +274,86 @@ pub(super) fn set_boot_token(
         (key(session.device.0), TOKEN_SESSIONS),
     )?;
     Ok(())
+}
+
+/// How many calls home of one device may be awaited, or remembered.
+const PHONE_HOMES: i64 = 16;
+
+/// See [`crate::Store::expect_phone_home`].
+pub(super) fn expect_phone_home(
+    tx: &mut Tx<'_>,
+    device: DeviceId,
+    token: TokenHash,
+    now: Timestamp,
+) -> Result<(), Fault> {
+    tx.record(device)?;
+    execute(
+        tx.sql,
+        "INSERT INTO phone_homes (hash, device, made) VALUES (?1, ?2, ?3)
+             ON CONFLICT (hash) DO NOTHING",
+        (token.0, key(device.0), now.0),
+    )?;
+    execute(
+        tx.sql,
+        "DELETE FROM phone_homes WHERE device = ?1 AND id <=
+             (SELECT id FROM phone_homes WHERE device = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
+        (key(device.0), PHONE_HOMES),
+    )?;
+    Ok(())
+}
+
+/// See [`crate::Store::phone_home`].
+pub(super) fn phone_home(
+    tx: &mut Tx<'_>,
+    token: TokenHash,
+    now: Timestamp,
+) -> Result<Option<DeviceId>, Fault> {
+    let text = "SELECT device, called FROM phone_homes WHERE hash = ?1";
+    let found: Option<(DeviceId, Option<i64>)> = first(tx.sql, text, [token.0], |row| {
+        Ok((DeviceId(id(row, "device")?), row.get("called")?))
+    })?;
+    let Some((device, called)) = found else {
+        return Ok(None);
+    };
+    // A call that is repeated, because its answer was lost, changes nothing.
+    if called.is_some() {
+        return Ok(Some(device));
+    }
+    execute(
+        tx.sql,
+        "UPDATE phone_homes SET called = ?2 WHERE hash = ?1",
+        (token.0, now.0),
+    )?;
+    let text = "SELECT * FROM sessions WHERE device = ?1 ORDER BY id DESC LIMIT 1";
+    let latest = first(tx.sql, text, [key(device.0)], read)?;
+    // A boot that ended with its agent is the one before: firmware that starts the disk by itself
+    // asks nobody.
+    let its_boot = latest.filter(|session| {
+        matches!(
+            session.outcome,
+            Outcome::Open | Outcome::Local | Outcome::Started
+        )
+    });
+    let mut record = tx.record(device)?;
+    let mut event = NewEvent::new(
+        EventKind::Boot,
+        format!(
+            "{} is up: its operating system called home",
+            record.device.label()
+        ),
+    )
+    .device(device);
+    if let Some(mut session) = its_boot {
+        event.session = Some(session.id);
+        session.outcome = Outcome::Up;
+        tx.save_session(&session)?;
+        tx.refresh_session(device)?;
+    }
+    record.device.presence = Presence::Local;
+    record.device.tries = 0;
+    record.device.seen = record.device.seen.max(now);
+    tx.save(&record)?;
+    tx.keep(event, now)?;
+    tx.refresh(device)?;
+    Ok(Some(device))
 }

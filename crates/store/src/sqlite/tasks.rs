@@ -2,13 +2,15 @@
 
 use super::events::one_line;
 use super::fault::Fault;
+use super::images;
 use super::memory::Effect;
 use super::rows::{Json, Word, execute, first, id, key, limit, list, time};
 use super::writer::Tx;
 use crate::{TaskFilter, TaskReport};
 use bugler_model::{
-    Deploy, DeviceId, DiskRule, EventKind, ImageId, ImageName, ImageState, Netboot, NewEvent,
-    NewTask, Phase, Progress, Task, TaskAction, TaskId, TaskState, Timestamp,
+    Deploy, Deployed, DeviceId, DiskRule, EventKind, Image, ImageId, ImageName, ImageState,
+    Netboot, NewEvent, NewImage, NewTask, Phase, Progress, Task, TaskAction, TaskId, TaskState,
+    Timestamp,
 };
 use rusqlite::{Connection, Row, named_params};
 
@@ -35,6 +37,10 @@ pub(super) fn describe(task: &Task, label: &str) -> String {
         TaskAction::Deploy(deploy) => {
             format!("{} (deploy of {} to {label})", task.id, deploy.image_name)
         }
+        TaskAction::Capture(capture) => {
+            format!("{} (capture of {label} as {})", task.id, capture.image_name)
+        }
+        TaskAction::Wipe(_) => format!("{} (wipe of {label})", task.id),
         TaskAction::Reboot => format!("{} (reboot of {label})", task.id),
         TaskAction::PowerOff => format!("{} (power-off of {label})", task.id),
     }
@@ -119,7 +125,7 @@ impl Tx<'_> {
                 ":updated": task.updated.0,
             },
         )?;
-        self.effect(Effect::Task(task.clone()));
+        self.effect(Effect::Task(Box::new(task.clone())));
         if !task.state.is_open() && before.is_open() {
             self.prune_tasks()?;
         }
@@ -153,7 +159,10 @@ impl Tx<'_> {
 fn image_of(task: &Task) -> Option<ImageId> {
     match &task.action {
         TaskAction::Deploy(deploy) => Some(deploy.image),
-        TaskAction::Reboot | TaskAction::PowerOff => None,
+        TaskAction::Capture(_)
+        | TaskAction::Wipe(_)
+        | TaskAction::Reboot
+        | TaskAction::PowerOff => None,
     }
 }
 
@@ -195,11 +204,12 @@ fn create_one(tx: &mut Tx<'_>, new: NewTask, now: Timestamp) -> Result<Task, Fau
     };
     execute(
         tx.sql,
-        "INSERT INTO tasks (device, action, image, state, progress, created, updated)
-         VALUES (:device, :action, :image, :state, :progress, :now, :now)",
+        "INSERT INTO tasks (device, action, kind, image, state, progress, created, updated)
+         VALUES (:device, :action, :kind, :image, :state, :progress, :now, :now)",
         named_params! {
             ":device": key(task.device.0),
             ":action": Json(&task.action),
+            ":kind": task.action.word(),
             ":image": image_of(&task).map(|id| key(id.0)),
             ":state": Word(task.state),
             ":progress": Json(task.progress),
@@ -213,7 +223,7 @@ fn create_one(tx: &mut Tx<'_>, new: NewTask, now: Timestamp) -> Result<Task, Fau
         "UPDATE devices SET kept = 1 WHERE id = ?1",
         [key(task.device.0)],
     )?;
-    tx.effect(Effect::Task(task.clone()));
+    tx.effect(Effect::Task(Box::new(task.clone())));
     tx.task_event(&task, "was asked for", now)?;
     tx.refresh(task.device)?;
     Ok(task)
@@ -252,6 +262,10 @@ pub(super) fn claim(
     task.state = before
         .step(TaskState::Claimed)
         .map_err(|e| Fault::Conflict(e.to_string()))?;
+    if before == TaskState::Queued {
+        // Why it had to wait is over.
+        task.message = None;
+    }
     task.attempts = task.attempts.saturating_add(1);
     task.updated = task.updated.max(now);
     let what = match before {
@@ -260,6 +274,41 @@ pub(super) fn claim(
     };
     tx.save_task(&task, before, &what, now)?;
     Ok(Some(task))
+}
+
+/// See [`crate::Store::add_captured`].
+pub(super) fn add_captured(
+    tx: &mut Tx<'_>,
+    id: TaskId,
+    new: NewImage,
+    now: Timestamp,
+) -> Result<Image, Fault> {
+    if let Some(image) = captured(tx.sql, id)? {
+        return Ok(image);
+    }
+    let task = one(tx.sql, id)?;
+    if !task.state.is_open() || !matches!(task.action, TaskAction::Capture(_)) {
+        return Err(Fault::Conflict(format!(
+            "{id} is no open capture: order another one"
+        )));
+    }
+    let image = images::add(tx, new, now)?;
+    execute(
+        tx.sql,
+        "UPDATE tasks SET image = ?2 WHERE id = ?1",
+        (key(id.0), key(image.id.0)),
+    )?;
+    Ok(image)
+}
+
+/// See [`crate::Store::captured`].
+pub(super) fn captured(sql: &Connection, task: TaskId) -> Result<Option<Image>, Fault> {
+    let text = "SELECT image FROM tasks WHERE id = ?1 AND kind = 'capture' AND image IS NOT NULL";
+    let image = first(sql, text, [key(task.0)], |row| id(row, "image"))?;
+    match image {
+        Some(image) => images::by_id(sql, ImageId(image)),
+        None => Ok(None),
+    }
 }
 
 /// See [`crate::Store::report_task`]. Here come the reports that are more than progress.
@@ -330,7 +379,7 @@ fn pin(tx: &mut Tx<'_>, task: &mut Task, disk: &str, now: Timestamp) -> Result<(
 }
 
 /// A report that leaves the task in its state, but changes more than its progress.
-fn still(tx: &mut Tx<'_>, task: Task, now: Timestamp) -> Result<Task, Fault> {
+pub(super) fn still(tx: &mut Tx<'_>, task: Task, now: Timestamp) -> Result<Task, Fault> {
     execute(
         tx.sql,
         "UPDATE tasks SET progress = ?2, message = ?3, updated = ?4 WHERE id = ?1",
@@ -341,7 +390,7 @@ fn still(tx: &mut Tx<'_>, task: Task, now: Timestamp) -> Result<Task, Fault> {
             task.updated.0,
         ),
     )?;
-    tx.effect(Effect::Task(task.clone()));
+    tx.effect(Effect::Task(Box::new(task.clone())));
     tx.tell(progress_event(&task), now);
     Ok(task)
 }
@@ -352,8 +401,17 @@ fn not_its_task(report: &TaskReport) -> Fault {
 
 /// A device whose disk is half written boots from the network; one whose disk is proved boots that.
 fn netboot_follows(tx: &mut Tx<'_>, task: &Task, now: Timestamp) -> Result<(), Fault> {
-    let TaskAction::Deploy(deploy) = &task.action else {
-        return Ok(());
+    let deploy = match &task.action {
+        TaskAction::Deploy(deploy) => deploy,
+        // A disk that is being wiped is nothing to boot from.
+        TaskAction::Wipe(_) if task.state == TaskState::Running => {
+            tx.set_netboot(task.device, Netboot::On, ": its disk is being wiped", now)?;
+            let mut record = tx.record(task.device)?;
+            record.device.deployed = None;
+            tx.save(&record)?;
+            return tx.refresh(task.device).map(drop);
+        }
+        _ => return Ok(()),
     };
     match task.state {
         TaskState::Running | TaskState::Verifying => {
@@ -363,6 +421,18 @@ fn netboot_follows(tx: &mut Tx<'_>, task: &Task, now: Timestamp) -> Result<(), F
         TaskState::Done => {
             let why = format!(": {} is on it", deploy.image_name);
             tx.set_netboot(task.device, Netboot::Off, &why, now)?;
+            let mut record = tx.record(task.device)?;
+            record.device.deployed = Some(Deployed {
+                image: deploy.image_name.clone(),
+                version: deploy.version,
+                manifest: deploy.manifest.clone(),
+                disk: match &deploy.disk {
+                    DiskRule::Named(disk) => disk.clone(),
+                    DiskRule::Auto => String::new(),
+                },
+                at: now,
+            });
+            tx.save(&record)?;
         }
         _ => return Ok(()),
     }
@@ -381,6 +451,9 @@ pub(super) fn progress_event(task: &Task) -> NewEvent {
         Phase::Writing => "writing",
         Phase::Finalizing => "finalizing",
         Phase::Verifying => "verifying",
+        Phase::Capturing => "capturing",
+        Phase::Wiping => "wiping",
+        Phase::Personalizing => "personalizing",
     };
     let megabytes = |bytes: u64| bytes.saturating_add(500_000) / 1_000_000;
     let text = match (u128::from(done) * 100).checked_div(u128::from(total)) {

@@ -19,7 +19,7 @@ use bugler_model::Event;
 use rusqlite::Connection;
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -76,8 +76,39 @@ pub(super) struct Writer {
     path: Arc<Path>,
     queue: Sender<Message>,
     room: Arc<Semaphore>,
+    refuses: AtomicBool,
     commits: Arc<AtomicU64>,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// A way to the writer for what nobody waits for.
+pub(super) struct Submitter {
+    queue: Sender<Message>,
+    room: Arc<Semaphore>,
+}
+
+impl Submitter {
+    /// Has the thread do `work` in a transaction, unless too much waits already. Only the log says
+    /// that it failed.
+    pub(super) fn submit(
+        &self,
+        work: impl FnOnce(&mut Tx<'_>) -> Result<(), Fault> + Send + 'static,
+    ) {
+        let Ok(permit) = self.room.clone().try_acquire_owned() else {
+            tracing::debug!("registry: something was not told, because too much waits");
+            return;
+        };
+        let work: Work = Box::new(move |tx| {
+            let verdict = match tx.map(work) {
+                Ok(Ok(())) => Verdict::Keep,
+                Ok(Err(Fault::Sql(error))) => Verdict::Undo(Some(error)),
+                Ok(Err(_)) | Err(_) => Verdict::Undo(None),
+            };
+            (verdict, Box::new(drop))
+        });
+        // A thread that has ended does nothing more.
+        drop(self.queue.send(Message::Work(work, permit)));
+    }
 }
 
 /// What the thread owns.
@@ -111,6 +142,7 @@ impl Writer {
             path,
             queue,
             room: Arc::new(Semaphore::new(QUEUE)),
+            refuses: AtomicBool::new(false),
             commits,
             thread: Mutex::new(Some(thread)),
         })
@@ -122,6 +154,9 @@ impl Writer {
         operation: &'static str,
         work: impl FnOnce(&mut Tx<'_>) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, StoreError> {
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(StoreError::Closed);
+        }
         let permit = self
             .room
             .clone()
@@ -166,6 +201,14 @@ impl Writer {
         answer.await.unwrap_or(Err(StoreError::Closed))
     }
 
+    /// A way for what nobody waits for.
+    pub(super) fn submitter(&self) -> Submitter {
+        Submitter {
+            queue: self.queue.clone(),
+            room: self.room.clone(),
+        }
+    }
+
     /// Asks for memory to be written within `time`.
     pub(super) fn flush_within(&self, time: Duration) {
         // A thread that has ended has flushed.
@@ -175,6 +218,12 @@ impl Writer {
     /// How many transactions were committed.
     pub(super) fn commits(&self) -> u64 {
         self.commits.load(Ordering::Relaxed)
+    }
+
+    /// Takes no more operations. What the log of leases still has to say is taken until
+    /// [`close`](Self::close).
+    pub(super) fn refuse(&self) {
+        self.refuses.store(true, Ordering::Relaxed);
     }
 
     /// Ends the thread once everything that was sent is done.

@@ -1,9 +1,8 @@
 //! A registry to test on, and short ways to fill it.
 
 use bugler_model::{
-    Arch, Deploy, Device, DeviceId, DiskRule, EventKind, Firmware, Image, Inventory, MacAddr,
-    NewImage, NewTask, Nic, Progress, SessionId, Task, TaskAction, TaskId, TaskState, Timestamp,
-    VerifyMode,
+    Arch, Deploy, Device, DeviceId, EventKind, Firmware, Image, Inventory, MacAddr, NewImage,
+    NewTask, Nic, Progress, SessionId, Task, TaskAction, TaskId, TaskState, Timestamp,
 };
 use bugler_store::{
     EventFilter, Registration, Sighting, SqliteStore, Store, StoreError, TaskReport, TokenHash,
@@ -142,6 +141,8 @@ pub(crate) async fn registered(
 pub(crate) async fn image(store: &SqliteStore, name: &str) -> Image {
     let new = NewImage {
         name: name.parse().unwrap(),
+        note: String::new(),
+        origin: None,
         manifest: "ab".repeat(32),
         size: 2_000_000_000,
         used: 700_000_000,
@@ -152,13 +153,7 @@ pub(crate) async fn image(store: &SqliteStore, name: &str) -> Image {
 }
 
 pub(crate) fn deploy(device: DeviceId, image: &Image) -> NewTask {
-    let action = TaskAction::Deploy(Deploy {
-        image: image.id,
-        image_name: image.name.clone(),
-        manifest: image.manifest.clone(),
-        disk: DiskRule::Auto,
-        verify: VerifyMode::ReadBack,
-    });
+    let action = TaskAction::Deploy(Deploy::of(image));
     NewTask { device, action }
 }
 

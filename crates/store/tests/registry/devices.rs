@@ -4,7 +4,7 @@ use crate::common::{
     Registry, at, created, is_conflict, is_missing, mac, reboot, seen, sighting, token, told, uuid,
 };
 use bugler_model::{
-    Arch, DeviceId, DevicePatch, EventKind, Firmware, MacAddr, Netboot, Presence, Profile,
+    Arch, DeviceId, DevicePatch, EventKind, Firmware, MacAddr, Netboot, Presence, ProfileName,
     TaskState,
 };
 use bugler_store::{ResolveError, Sighting, Store};
@@ -168,7 +168,9 @@ async fn what_a_device_is_told_survives_a_restart() {
         name: Some(" pc-7 ".into()),
         add_tags: vec!["rack-2".into(), "lab".into(), "lab".into()],
         netboot: Some(Netboot::Once),
-        profile: Some(Profile::Local),
+        profile: Some("local".into()),
+        next: Some("agent".into()),
+        secure_boot: Some(true),
         ..DevicePatch::default()
     };
     let patched = registry
@@ -178,8 +180,12 @@ async fn what_a_device_is_told_survives_a_restart() {
     assert_eq!(patched.name.as_deref(), Some("pc-7"));
     assert_eq!(patched.tags, ["lab", "rack-2"]);
     assert_eq!(
-        (patched.netboot, patched.profile),
-        (Netboot::Once, Profile::Local)
+        (patched.netboot, &patched.profile, &patched.next),
+        (
+            Netboot::Once,
+            &Some(ProfileName::local()),
+            &Some(ProfileName::agent())
+        )
     );
     registry.restart();
     assert_eq!(registry.device(device.id).await.unwrap(), patched);
@@ -204,7 +210,9 @@ async fn what_a_device_is_told_survives_a_restart() {
         [
             "d1 is now called pc-7",
             "pc-7 is now tagged lab, rack-2",
-            "pc-7 boots its local disk when nothing else is asked of it",
+            "pc-7 boots local when nothing else is asked of it",
+            "pc-7 boots agent the next time, once",
+            "pc-7 is offered signed programs alone",
             "pc-7 boots from the network once more, then its local disk",
             "pc-7 has no name any more: it is d1",
             "d1 is now tagged rack-2",

@@ -25,20 +25,35 @@ async fn an_image_is_found_by_id_and_by_name() {
 }
 
 #[tokio::test]
-async fn a_name_is_one_image_s_and_no_id() {
+async fn a_name_has_versions_and_is_no_id() {
     let registry = Registry::new();
     let first = image(&registry, "debian-12").await;
     let again = |name: &str, size| NewImage {
         name: name.parse().unwrap(),
+        note: String::new(),
+        origin: None,
         manifest: "cd".repeat(32),
         size,
         used: 1,
         stored: 1,
         sector_size: 512,
     };
-    let taken = registry.add_image(again("debian-12", 1), at(5)).await;
-    assert!(is_conflict(&taken));
-    assert!(taken.unwrap_err().to_string().contains("(i1)"));
+    let later = registry
+        .add_image(again("debian-12", 1), at(5))
+        .await
+        .unwrap();
+    assert_eq!((first.version, later.version), (1, 2));
+    for (text, meant) in [
+        ("debian-12", &later),
+        ("debian-12@1", &first),
+        ("debian-12@2", &later),
+        ("i1", &first),
+    ] {
+        assert_eq!(&registry.image(text).await.unwrap(), meant, "{text}");
+    }
+    for text in ["debian-12@3", "debian-12@", "debian-12@x", "@1"] {
+        assert!(is_missing(&registry.image(text).await), "{text}");
+    }
     assert!(is_conflict(
         &registry.add_image(again("i7", 1), at(5)).await
     ));
@@ -50,15 +65,54 @@ async fn a_name_is_one_image_s_and_no_id() {
     );
     assert_eq!(
         registry.images().await.unwrap(),
-        std::slice::from_ref(&first)
+        [later.clone(), first.clone()]
     );
     registry.remove_image(first.id, at(6)).await.unwrap();
     assert!(is_missing(&registry.remove_image(first.id, at(6)).await));
-    let second = registry
+    registry.remove_image(later.id, at(6)).await.unwrap();
+    let third = registry
         .add_image(again("debian-12", 1), at(7))
         .await
         .unwrap();
-    assert_ne!(second.id, first.id, "an id is never given twice");
+    assert!(third.id > later.id, "an id is never given twice");
+    assert_eq!(third.version, 3, "nor is a version");
+}
+
+#[tokio::test]
+async fn versions_go_together_or_not_at_all() {
+    let mut registry = Registry::new();
+    let (first, second) = (
+        image(&registry, "debian-12").await,
+        image(&registry, "debian-12").await,
+    );
+    let gone = ImageId(99);
+    let refused = registry.remove_images(vec![first.id, gone], at(5)).await;
+    assert!(is_missing(&refused));
+    registry.restart();
+    assert_eq!(registry.images().await.unwrap().len(), 2, "none of them");
+    registry
+        .remove_images(vec![first.id, second.id], at(6))
+        .await
+        .unwrap();
+    assert!(registry.images().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_note_can_be_changed_and_is_kept() {
+    let mut registry = Registry::new();
+    let id = image(&registry, "debian-12").await.id;
+    let noted = registry
+        .set_image_note(id, "with nginx".into(), at(5))
+        .await
+        .unwrap();
+    assert_eq!(noted.note, "with nginx");
+    registry.restart();
+    assert_eq!(registry.image("debian-12@1").await.unwrap(), noted);
+    assert!(is_missing(
+        &registry
+            .set_image_note(ImageId(9), String::new(), at(6))
+            .await
+    ));
 }
 
 #[tokio::test]
@@ -77,10 +131,10 @@ async fn damage_is_kept_and_told_once() {
     assert_eq!(
         told(&registry, EventKind::Image).await,
         [
-            "image debian-12 (i1) was added: 2000 MB, 700 MB of them used",
-            "image debian-12 (i1) is damaged: it is not deployed any more",
-            "image debian-12 (i1) is whole",
-            "image debian-12 (i1) was removed",
+            "image debian-12@1 (i1) was added: 2000 MB, 700 MB of them used",
+            "image debian-12@1 (i1) is damaged: it is not deployed any more",
+            "image debian-12@1 (i1) is whole",
+            "image debian-12@1 (i1) was removed",
         ]
     );
 }

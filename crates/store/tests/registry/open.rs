@@ -108,12 +108,12 @@ async fn a_database_of_a_later_version_is_refused() {
     sqlite(&registry.path(), "PRAGMA user_version = 99");
     let text = refusal(registry.path());
     assert!(
-        text.contains("it has schema version 99, and this server knows versions up to 2"),
+        text.contains("it has schema version 99, and this server knows versions up to 7"),
         "{text}"
     );
     sqlite(&registry.path(), "PRAGMA user_version = -1");
     refusal(registry.path());
-    sqlite(&registry.path(), "PRAGMA user_version = 2");
+    sqlite(&registry.path(), "PRAGMA user_version = 7");
     SqliteStore::open(registry.path()).unwrap();
 }
 
@@ -153,6 +153,10 @@ async fn a_row_that_is_not_understood_is_an_error() {
           VALUES (1, 0, '{}', 'open')",
             "DELETE FROM sessions",
         ),
+        (
+            "INSERT INTO leases VALUES (-1, x'000000000000', NULL, NULL, 'bound', 0)",
+            "DELETE FROM leases",
+        ),
     ] {
         sqlite(&registry.path(), change);
         let text = refusal(registry.path());
@@ -169,12 +173,10 @@ async fn a_row_that_is_not_understood_is_an_error() {
          VALUES (9, 1, '{\"kind\":\"reboot\"}', 'elsewhere', '{}', 0, 0);
          INSERT INTO events (at, kind, text) VALUES (0, 'rumour', '');
          INSERT INTO events (at, kind, text, device) VALUES (0, 'log', '', -5);
-         INSERT INTO leases VALUES (-1, x'000000000000', NULL, NULL, 'bound', 0);
-         INSERT INTO images VALUES (1, '../x', '', -1, 0, 0, 512, 'good', 0);",
+         INSERT INTO images VALUES (1, '../x', 1, '', NULL, '', -1, 0, 0, 512, 'good', 0);",
     );
     let store = SqliteStore::open(registry.path()).unwrap();
     for error in [
-        store.leases().await.err(),
         store.images().await.err(),
         store.image("i1").await.err(),
         store.events(Default::default()).await.err(),

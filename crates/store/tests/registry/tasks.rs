@@ -36,7 +36,6 @@ async fn a_deploy_from_queue_to_disk() {
     );
     let known = registry.device(device).await.unwrap();
     assert_eq!(known.open_tasks, 1);
-    assert!(known.wants_network());
 
     let claimed = registry.claim_task(device, at(6)).await.unwrap().unwrap();
     assert_eq!((claimed.id, claimed.state), (task.id, TaskState::Claimed));
@@ -66,7 +65,6 @@ async fn a_deploy_from_queue_to_disk() {
     }
     let known = registry.device(device).await.unwrap();
     assert_eq!(known.open_tasks, 0);
-    assert!(!known.wants_network());
     assert_eq!(
         told(&registry, EventKind::Task).await,
         [
