@@ -1,18 +1,22 @@
 //! Taking an image in.
 
 use crate::{
-    error::AddError,
+    disk::{DiskSource, RawFile, VirtualDisk},
+    error::{AddError, StoreError},
     format::{Format, foreign, gpt_sector_size},
     pins::{Hold, Pins},
     pipeline::Workshop,
-    source::{Source, SparseFile, Stream},
+    qcow2::{self, BackingFiles},
+    source::{Source, Stream, is_zero},
+    sparse::{self, SparseInput},
     stage::Stage,
     store::ChunkStore,
 };
 use bugler_protocol::manifest::{CHUNK_SIZE, ChunkHash, ChunkRef, MAX_DISK_SIZE, Manifest};
 use std::{
-    fs::File,
+    fs::{self, File, OpenOptions},
     io::Read,
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -22,7 +26,11 @@ use std::{
 pub const DEFAULT_MAX_DISK_SIZE: u64 = 16 << 40;
 
 /// The zstd level of stored chunks when nothing else is said.
-pub const DEFAULT_LEVEL: i32 = 3;
+pub const DEFAULT_LEVEL: i32 = 2;
+
+/// Longest qcow2 image that is taken from a stream, in bytes: 256 GiB. It is kept in a file beside
+/// the chunks while it is read, because its parts stand in any order.
+const MAX_SPOOL: u64 = 256 << 30;
 
 /// Sector size of an image without a GPT when nothing else is said.
 const DEFAULT_SECTOR_SIZE: u32 = 512;
@@ -108,9 +116,11 @@ pub struct Added {
 }
 
 impl ChunkStore {
-    /// Adds an image that comes as a stream: raw, or as .gz, .xz, .zst or .bz2 of one or several
-    /// members, told by its content. It is never needed whole: memory is bounded but for the
-    /// manifest's 40 bytes for each MiB that is not zero.
+    /// Adds an image that comes as a stream: raw, as .gz, .xz, .zst or .bz2 of one or several
+    /// members, as qcow2, or as a sparse stream (see [`LocalImage`](crate::LocalImage)), told by its
+    /// content. Memory is bounded but for the manifest's 40 bytes for each MiB that is not zero. A
+    /// qcow2 image is kept in a file of the store's folder until it has been read; one that needs a
+    /// backing file is refused: what comes from elsewhere names no file of this machine.
     ///
     /// An input whose length is no multiple of the sector size is padded with zeros to the end of
     /// the sector. The same content added twice makes the same manifest.
@@ -119,8 +129,8 @@ impl ChunkStore {
     /// [`AddError`]. Nothing of the image is left in the store then.
     pub fn add(&self, input: impl Read, mut options: AddOptions<'_>) -> Result<Added, AddError> {
         options.check()?;
-        let mut source = Stream::open(input, options.expected_bytes, options.cancel)?;
-        self.add_source(&mut source, &mut options)
+        let stream = Stream::open(input, options.expected_bytes, options.cancel)?;
+        self.add_stream(stream, &mut options)
     }
 
     /// Adds an image from a file, or from a device or pipe that has a path. Of a raw file with
@@ -155,12 +165,98 @@ impl ChunkStore {
             });
         }
         options.expected_bytes = Some(meta.len());
-        let mut stream = Stream::open(&file, options.expected_bytes, options.cancel)?;
-        if stream.format() == Format::Raw {
-            let mut sparse = SparseFile::new(&file, meta.len());
-            self.add_source(&mut sparse, &mut options)
-        } else {
-            self.add_source(&mut stream, &mut options)
+        let stream = Stream::open(&file, options.expected_bytes, options.cancel)?;
+        let format = stream.format();
+        let disk: Box<dyn VirtualDisk> = match format {
+            Format::Raw => {
+                drop(stream);
+                Box::new(RawFile::new(file, meta.len()))
+            }
+            Format::Qcow2 => {
+                drop(stream);
+                qcow2::open(file, path, qcow2::name_of(path), BackingFiles::Refused)?
+            }
+            _ => return self.add_stream(stream, &mut options),
+        };
+        let mut source = DiskSource::new(disk, format, options.cancel);
+        self.add_source(&mut source, &mut options)
+    }
+
+    fn add_stream(
+        &self,
+        mut stream: Stream<'_>,
+        options: &mut AddOptions<'_>,
+    ) -> Result<Added, AddError> {
+        match stream.format() {
+            Format::Sparse => self.add_source(&mut sparse::Decoder::open(stream)?, options),
+            Format::Qcow2 => {
+                let (file, length) = self.spool(stream, options)?;
+                let name = "the qcow2 image that was sent".to_owned();
+                let disk = qcow2::open(file, Path::new(""), name, BackingFiles::Refused)?;
+                let source = DiskSource::new(disk, Format::Qcow2, options.cancel);
+                self.add_source(&mut source.spooled(length), options)
+            }
+            _ => self.add_source(&mut stream, options),
+        }
+    }
+
+    /// Keeps what cannot be read from front to back in a file that has no name any more; gives its
+    /// length.
+    fn spool(
+        &self,
+        mut stream: Stream<'_>,
+        options: &mut AddOptions<'_>,
+    ) -> Result<(File, u64), AddError> {
+        let serial = self.inner.serial.fetch_add(1, Ordering::Relaxed);
+        let path = self.inner.dir.join(format!("tmp/spool-{serial}"));
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(StoreError::io("make the file", &path))?;
+        fs::remove_file(&path).map_err(StoreError::io("unlink", &path))?;
+        let mut progress = AddProgress::default();
+        let mut buffer = vec![0; CHUNK_SIZE as usize];
+        loop {
+            let length = stream.fill(&mut buffer)?;
+            let part = buffer.get(..length).unwrap_or_default();
+            if part.is_empty() {
+                return Ok((file, progress.read_bytes));
+            }
+            let at = progress.read_bytes;
+            progress.read_bytes += length as u64;
+            if progress.read_bytes > MAX_SPOOL {
+                return Err(AddError::TooLong { limit: MAX_SPOOL });
+            }
+            // Zeros are left as a hole.
+            if !is_zero(part) || length < buffer.len() {
+                let written = file.write_all_at(part, at);
+                if let Err(source) = written.map_err(StoreError::io("write", &path)) {
+                    drop(file);
+                    return Err(self.no_room(AddError::Store(source), at));
+                }
+            } else {
+                let grown = file.set_len(progress.read_bytes);
+                grown.map_err(StoreError::io("lengthen", &path))?;
+            }
+            if let Some(report) = &mut options.progress {
+                report(&progress);
+            }
+        }
+    }
+
+    /// Makes what a full disk says more useful. `written` bytes have been removed again.
+    fn no_room(&self, error: AddError, written: u64) -> AddError {
+        match error {
+            AddError::Store(source) if source.is_full() => AddError::NoRoom {
+                dir: self.inner.dir.clone(),
+                written,
+                free: self.inner.space().map_or(0, |(free, _)| free),
+                source,
+            },
+            error => error,
         }
     }
 
@@ -176,15 +272,7 @@ impl ChunkStore {
         let written = stage.as_ref().map_or(0, Stage::written);
         // Whatever came of it: what is still staged goes, before the free space is measured.
         drop(stage);
-        added.map_err(|error| match error {
-            AddError::Store(source) if source.is_full() => AddError::NoRoom {
-                dir: self.inner.dir.clone(),
-                written,
-                free: self.inner.space().map_or(0, |(free, _)| free),
-                source,
-            },
-            error => error,
-        })
+        added.map_err(|error| self.no_room(error, written))
     }
 
     fn add_staged(

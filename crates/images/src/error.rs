@@ -1,6 +1,6 @@
 //! What can go wrong in the chunk store.
 
-use crate::format::Format;
+use crate::{bmap::BmapError, format::Format, qcow2::Qcow2Error};
 use bugler_protocol::manifest::{ChunkHash, ManifestError};
 use std::{io, path::PathBuf};
 
@@ -52,6 +52,10 @@ pub enum StoreError {
         /// What was found.
         detail: String,
     },
+    /// A chunk was damaged, and put in place again with a frame of another length, while an image was
+    /// given out.
+    #[error("chunk {0} was packed anew while the image was given out; ask for it again")]
+    Repacked(ChunkHash),
     /// One garbage collection is under way already.
     #[error("garbage collection is running already; try again when it has finished")]
     Collecting,
@@ -193,9 +197,109 @@ pub enum AddError {
         #[source]
         source: io::Error,
     },
+    /// A qcow2 file that cannot be read, or must not be.
+    #[error("could not read {name}")]
+    Qcow2 {
+        /// Which file.
+        name: String,
+        /// What is wrong.
+        #[source]
+        source: Qcow2Error,
+    },
+    /// A qcow2 file of this length cannot be kept while it is read.
+    #[error(
+        "the qcow2 image is longer than {limit} bytes, which is the most that is kept aside while it \
+         is read; add it with `bugler image add`, which sends only what its disk has"
+    )]
+    TooLong {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// A block map that cannot be read, or that the image is not as.
+    #[error(transparent)]
+    Bmap(#[from] BmapError),
+    /// A sparse stream that makes no sense.
+    #[error(
+        "the sparse stream is damaged: {what} after {read_bytes} bytes; send it again, with a \
+         `bugler` of the server's version"
+    )]
+    Sparse {
+        /// What is wrong.
+        what: &'static str,
+        /// Input read, in bytes.
+        read_bytes: u64,
+    },
     /// The caller asked to stop.
     #[error("the add was cancelled")]
     Cancelled,
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why something of a capture was refused, or could not be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// A key that cannot name a folder.
+    #[error("{0:?} cannot name a capture: use 1 to 64 letters, digits or '-'")]
+    Key(String),
+    /// The capture was committed or given up.
+    #[error("this capture has ended; begin a new one")]
+    Ended,
+    /// What was sent is not a chunk.
+    #[error("a frame of {frame_len} bytes was sent that is no chunk: {detail}; send it again")]
+    Chunk {
+        /// How long it was, in bytes.
+        frame_len: u64,
+        /// What is wrong with it.
+        detail: String,
+    },
+    /// The manifest is not a good one.
+    #[error("the manifest of the capture is wrong")]
+    Manifest(#[from] ManifestError),
+    /// Chunks that the manifest names are not there.
+    #[error(
+        "{count} chunks of the manifest are not in the store, {first} for one; ask which are \
+         missing, send those and commit again"
+    )]
+    Missing {
+        /// How many.
+        count: u64,
+        /// One of them.
+        first: ChunkHash,
+    },
+    /// A chunk has another length than its place on the disk.
+    #[error(
+        "chunk {hash} holds {actual} bytes and stands at byte {offset} of the disk, where {place} \
+         belong; only the disk's last chunk may be short"
+    )]
+    Length {
+        /// Its name.
+        hash: ChunkHash,
+        /// Its place on the disk, in bytes.
+        offset: u64,
+        /// Length of its content in bytes.
+        actual: u32,
+        /// Length of its place in bytes.
+        place: u32,
+    },
+    /// The server's disk is full.
+    #[error(
+        "no room for the image: {} is full after {} MiB of it, and {} MiB are free. Remove images \
+         that are not needed and collect garbage, or move the state directory to a larger disk",
+        dir.display(), received >> 20, free >> 20
+    )]
+    NoRoom {
+        /// The image folder.
+        dir: PathBuf,
+        /// Bytes that had been received.
+        received: u64,
+        /// Bytes free now.
+        free: u64,
+        /// What came back.
+        #[source]
+        source: StoreError,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -1,5 +1,6 @@
 //! What kind of bytes an image comes in.
 
+use crate::{qcow2, sparse};
 use lzma_rust2::XzReader;
 use std::io::{self, BufRead, Read};
 
@@ -16,6 +17,10 @@ pub enum Format {
     Zstd,
     /// bzip2, of one or more streams.
     Bzip2,
+    /// QEMU's qcow2, version 2 or 3.
+    Qcow2,
+    /// What `bugler image add` sends of an image with holes.
+    Sparse,
 }
 
 impl std::fmt::Display for Format {
@@ -26,6 +31,8 @@ impl std::fmt::Display for Format {
             Self::Xz => "xz",
             Self::Zstd => "zstd",
             Self::Bzip2 => "bzip2",
+            Self::Qcow2 => "qcow2",
+            Self::Sparse => "sparse stream",
         })
     }
 }
@@ -52,6 +59,8 @@ impl Format {
             {
                 Self::Bzip2
             }
+            _ if start.starts_with(&qcow2::MAGIC) => Self::Qcow2,
+            _ if start.starts_with(&sparse::MAGIC) => Self::Sparse,
             _ => Self::Raw,
         }
     }
@@ -59,7 +68,8 @@ impl Format {
     /// A reader of what is packed in `input`, to the end of its last member.
     pub(crate) fn unpack<'a>(self, input: impl BufRead + 'a) -> io::Result<Box<dyn Read + 'a>> {
         Ok(match self {
-            Self::Raw => Box::new(input),
+            // The latter two are taken apart by those who know their parts.
+            Self::Raw | Self::Qcow2 | Self::Sparse => Box::new(input),
             Self::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(input)),
             Self::Xz => Box::new(XzReader::new_mem_limit(input, true, XZ_MEMORY_KIB)),
             // libzstd's own limit applies: 128 MiB for the window.
@@ -75,8 +85,8 @@ const FOREIGN: &[(usize, &[u8], &str, &str)] = &[
     (
         0,
         b"QFI\xfb",
-        "a qcow2 image",
-        "convert it: qemu-img convert -O raw IN OUT",
+        "a qcow2 image inside an archive",
+        "unpack the archive and add the qcow2 image",
     ),
     (
         0,
@@ -292,7 +302,7 @@ mod tests {
         let mut tar = vec![b'x'; 512];
         tar[257..262].copy_from_slice(b"ustar");
         let cases: [(&[u8], &str); 7] = [
-            (b"QFI\xfb\0\0\0\x03", "a qcow2 image"),
+            (b"QFI\xfb\0\0\0\x03", "a qcow2 image inside an archive"),
             (b"PK\x03\x04....", "a zip archive"),
             (b"\xef\xbb\xbf \r\n<!DOCTYPE HTML>", "a web page"),
             (b"<HTML><body>404", "a web page"),

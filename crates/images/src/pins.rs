@@ -121,7 +121,7 @@ impl Drop for Hold {
     }
 }
 
-/// The chunks of one add, with the lengths of their frames.
+/// The chunks of one add or capture, with the lengths of their frames.
 pub(crate) struct Pins {
     inner: Arc<Inner>,
     /// `None` until the frame's length is known.
@@ -147,9 +147,17 @@ impl Pins {
         true
     }
 
-    /// Notes how long the frame of a pinned chunk is.
-    pub(crate) fn set_len(&self, chunk: ChunkHash, stored_len: u32) {
-        lock(&self.chunks).insert(chunk, Some(stored_len));
+    /// Notes how long the frame of a pinned chunk is; true where that was not known yet, else it
+    /// stays as it was.
+    pub(crate) fn set_len(&self, chunk: ChunkHash, stored_len: u32) -> bool {
+        let mut chunks = lock(&self.chunks);
+        match chunks.get_mut(&chunk) {
+            Some(length @ None) => {
+                *length = Some(stored_len);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// How long the frame of a pinned chunk is.

@@ -1,25 +1,13 @@
-//! Giving an image back.
+//! An image as one would read it from the disk.
 
 use crate::{
     error::StoreError,
+    export::{CHUNK, ZEROS},
     pins::Hold,
     store::{ChunkReader, ChunkStore},
 };
-use bugler_protocol::manifest::{CHUNK_SIZE, ChunkHash, Manifest};
-use std::io::{self, Read, Seek, SeekFrom, Write};
-use zstd::bulk::Compressor;
-
-const CHUNK: u64 = CHUNK_SIZE as u64;
-static ZEROS: [u8; CHUNK_SIZE as usize] = [0; CHUNK_SIZE as usize];
-
-/// How an image is given out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ExportFormat {
-    /// The bytes of the disk, zeros included.
-    Raw,
-    /// RFC 8878: one frame for each chunk, as it is stored, so that it costs no compression.
-    Zstd,
-}
+use bugler_protocol::manifest::{ChunkHash, Manifest};
+use std::io::{self, Read, Seek, SeekFrom};
 
 impl ChunkStore {
     /// The image as one would read it from the disk, every byte checked. It keeps the image from
@@ -36,50 +24,6 @@ impl ChunkStore {
             position: 0,
             loaded: None,
         })
-    }
-
-    /// Writes the whole image to `out`, every byte checked; gives how many bytes were written.
-    /// After an error `out` has the beginning of the image, and nothing that is wrong.
-    ///
-    /// # Errors
-    /// Those of `out`; those of the store as an [`io::Error`] around a [`StoreError`].
-    pub fn export(
-        &self,
-        manifest: &ChunkHash,
-        out: &mut dyn Write,
-        format: ExportFormat,
-    ) -> io::Result<u64> {
-        let (_hold, manifest) = self.hold(manifest).map_err(io::Error::other)?;
-        let mut reader = self.chunk_reader().map_err(io::Error::other)?;
-        let mut packer = Compressor::new(1)?;
-        let zero_frame = packer.compress(&ZEROS)?;
-        let mut listed = manifest.chunks.iter().peekable();
-        let mut written = 0;
-        let count = manifest.disk_size.div_ceil(CHUNK);
-        for index in (0..count).filter_map(|index| u32::try_from(index).ok()) {
-            let here = listed.next_if(|chunk| chunk.index == index);
-            let length = manifest.chunk_len(index) as usize;
-            if let Some(chunk) = here {
-                reader
-                    .read_sized(&chunk.hash, length)
-                    .map_err(io::Error::other)?;
-            }
-            let partial_zeros;
-            let bytes = match (format, here) {
-                (ExportFormat::Raw, Some(_)) => &reader.content,
-                (ExportFormat::Zstd, Some(_)) => &reader.frame,
-                (ExportFormat::Raw, None) => ZEROS.get(..length).unwrap_or(&ZEROS),
-                (ExportFormat::Zstd, None) if length == ZEROS.len() => &zero_frame,
-                (ExportFormat::Zstd, None) => {
-                    partial_zeros = packer.compress(ZEROS.get(..length).unwrap_or(&ZEROS))?;
-                    &partial_zeros
-                }
-            };
-            out.write_all(bytes)?;
-            written += bytes.len() as u64;
-        }
-        out.flush()?;
-        Ok(written)
     }
 }
 

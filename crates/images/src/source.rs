@@ -1,17 +1,16 @@
-//! Where an image's bytes come from: a stream of any packing, or a raw file with holes.
+//! Where an image's bytes come from, and the first such place: a stream of any packing. Files that
+//! can be read at any place are in [`crate::disk`].
 
 use crate::{
+    disk::index_of,
     error::AddError,
     format::{DETECT_LEN, Format},
+    sparse::SparseInput,
 };
 use bugler_protocol::manifest::CHUNK_SIZE;
-use rustix::{fs::SeekFrom, io::Errno};
 use std::{
     cell::{Cell, RefCell},
-    fs::File,
     io::{self, BufReader, Cursor, Read},
-    ops::Range,
-    os::unix::fs::FileExt,
     rc::Rc,
     sync::atomic::{AtomicBool, Ordering},
 };
@@ -30,6 +29,24 @@ pub(crate) trait Source {
 
     /// How the input is packed.
     fn format(&self) -> Format;
+}
+
+impl<S: Source + ?Sized> Source for Box<S> {
+    fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<u32>, AddError> {
+        (**self).next(buffer)
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        (**self).disk_bytes()
+    }
+
+    fn read_bytes(&self) -> u64 {
+        (**self).read_bytes()
+    }
+
+    fn format(&self) -> Format {
+        (**self).format()
+    }
 }
 
 /// What happens on the input side of a decoder, which passes errors on but not what they mean.
@@ -75,7 +92,7 @@ impl Tally<'_> {
         if self.is_too_long() || (ends_early && self.is_short()) {
             return self.wrong_length();
         }
-        if format == Format::Raw {
+        if matches!(format, Format::Raw | Format::Qcow2 | Format::Sparse) {
             return AddError::Read { read_bytes, source };
         }
         if ends_early {
@@ -168,6 +185,40 @@ impl<'a> Stream<'a> {
     }
 }
 
+impl Stream<'_> {
+    /// Reads what was unpacked until `buffer` is full or the input ends; gives how much came.
+    pub(crate) fn unpacked(&mut self, buffer: &mut [u8]) -> Result<usize, AddError> {
+        let length = self.fill(buffer)?;
+        self.disk_bytes += length as u64;
+        Ok(length)
+    }
+
+    /// Passes over what was unpacked up to `offset`, or the end of the input.
+    pub(crate) fn skip_to(&mut self, offset: u64) -> Result<(), AddError> {
+        let mut buffer = vec![0; 64 << 10];
+        while self.disk_bytes < offset {
+            let wanted = (offset - self.disk_bytes).min(buffer.len() as u64);
+            let part = buffer.get_mut(..wanted as usize).unwrap_or_default();
+            let length = self.unpacked(part)?;
+            if length < part.len() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SparseInput for Stream<'_> {
+    fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, AddError> {
+        let length = fill(&mut self.reader, buffer)
+            .map_err(|error| self.tally.explain(self.format, error))?;
+        if length < buffer.len() && (self.tally.is_short() || self.tally.is_too_long()) {
+            return Err(self.tally.wrong_length());
+        }
+        Ok(length)
+    }
+}
+
 impl Source for Stream<'_> {
     fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<u32>, AddError> {
         buffer.resize(CHUNK_SIZE as usize, 0);
@@ -198,100 +249,8 @@ impl Source for Stream<'_> {
     }
 }
 
-/// A raw file whose holes are passed over unread.
-pub(crate) struct SparseFile<'a> {
-    file: &'a File,
-    length: u64,
-    position: u64,
-    /// Where the filesystem says that there is data, at or behind `position`.
-    data: Range<u64>,
-}
-
-impl<'a> SparseFile<'a> {
-    pub(crate) fn new(file: &'a File, length: u64) -> Self {
-        Self {
-            file,
-            length,
-            position: 0,
-            data: 0..0,
-        }
-    }
-
-    /// Finds the next data at or behind `position`; empty where only a hole is left.
-    fn find_data(&self) -> Range<u64> {
-        let start = match rustix::fs::seek(self.file, SeekFrom::Data(self.position)) {
-            Ok(start) => start,
-            Err(Errno::NXIO) => return self.length..self.length,
-            // A filesystem that knows nothing of holes.
-            Err(_) => return self.position..self.length,
-        };
-        let end = rustix::fs::seek(self.file, SeekFrom::Hole(start)).unwrap_or(self.length);
-        start..end.max(start.saturating_add(1))
-    }
-
-    fn changed(&self, actual: u64) -> AddError {
-        AddError::Length {
-            expected: self.length,
-            actual,
-        }
-    }
-}
-
-impl Source for SparseFile<'_> {
-    fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<u32>, AddError> {
-        let chunk_size = u64::from(CHUNK_SIZE);
-        if self.position < self.length && self.position >= self.data.end {
-            self.data = self.find_data();
-        }
-        let first = self.data.start / chunk_size * chunk_size;
-        self.position = self.position.max(first).min(self.length);
-        if self.position == self.length {
-            let now = self.file.metadata().map_err(|source| AddError::Read {
-                read_bytes: self.length,
-                source,
-            })?;
-            if now.len() != self.length {
-                return Err(self.changed(now.len()));
-            }
-            return Ok(None);
-        }
-        let wanted = (self.length - self.position).min(chunk_size);
-        buffer.resize(wanted as usize, 0);
-        self.file
-            .read_exact_at(buffer, self.position)
-            .map_err(|source| match source.kind() {
-                io::ErrorKind::UnexpectedEof => self.changed(self.position),
-                _ => AddError::Read {
-                    read_bytes: self.position,
-                    source,
-                },
-            })?;
-        let index = self.position / chunk_size;
-        self.position += wanted;
-        Ok(Some(index_of(index)?))
-    }
-
-    fn disk_bytes(&self) -> u64 {
-        self.position
-    }
-
-    fn read_bytes(&self) -> u64 {
-        self.position
-    }
-
-    fn format(&self) -> Format {
-        Format::Raw
-    }
-}
-
-fn index_of(index: u64) -> Result<u32, AddError> {
-    u32::try_from(index).map_err(|_| AddError::TooLarge {
-        limit: bugler_protocol::manifest::MAX_DISK_SIZE,
-    })
-}
-
 /// Reads until `buffer` is full or the input ends; gives how much came.
-fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
+pub(crate) fn fill(input: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut length = 0;
     while let Some(rest) = buffer.get_mut(length..).filter(|rest| !rest.is_empty()) {
         match input.read(rest) {

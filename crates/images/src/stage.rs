@@ -3,11 +3,14 @@
 //! An add writes its chunks into a folder of its own under `tmp/`. Nobody else looks there, so
 //! giving up is removing the folder. Committing makes them durable first, then moves them to where
 //! they are found, makes that durable too, and moves the manifest last.
+//!
+//! A capture does the same in a folder under `captures/`, which stays when the server ends, so that
+//! a machine need not send again what it had sent.
 
 use crate::{
     error::StoreError,
     pins::{Hold, lock},
-    store::Inner,
+    store::{Inner, make_dir},
 };
 use bugler_protocol::manifest::ChunkHash;
 use std::{
@@ -17,11 +20,11 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-/// The folder of one add. Dropping it removes what is still in it.
+/// The folder of one add or capture. Dropping it removes what is still in it, unless it stays.
 pub(crate) struct Stage {
     inner: Arc<Inner>,
     dir: PathBuf,
@@ -30,6 +33,8 @@ pub(crate) struct Stage {
     handle: File,
     chunks: Mutex<Vec<ChunkHash>>,
     written: AtomicU64,
+    /// Whether the folder outlives this.
+    stays: AtomicBool,
 }
 
 impl Stage {
@@ -37,6 +42,26 @@ impl Stage {
         let serial = inner.serial.fetch_add(1, Ordering::Relaxed);
         let dir = inner.dir.join(format!("tmp/add-{serial}"));
         fs::create_dir(&dir).map_err(StoreError::io("make the folder", &dir))?;
+        Self::at(inner, dir, false)
+    }
+
+    /// The folder of a capture, with what is in it from before. It stays until it is
+    /// [given up](Self::give_up) or committed.
+    pub(crate) fn of_capture(inner: &Arc<Inner>, dir: PathBuf) -> Result<Self, StoreError> {
+        make_dir(&dir)?;
+        let read = |error| StoreError::io("read the folder", &dir)(error);
+        for entry in fs::read_dir(&dir).map_err(read)? {
+            let path = entry.map_err(read)?.path();
+            let name = path.file_name().and_then(|name| name.to_str());
+            if name.is_none_or(|name| name.parse::<ChunkHash>().is_err()) {
+                // Half a chunk, or the manifest of a commit that was cut off.
+                fs::remove_file(&path).map_err(StoreError::io("remove", &path))?;
+            }
+        }
+        Self::at(inner, dir, true)
+    }
+
+    fn at(inner: &Arc<Inner>, dir: PathBuf, stays: bool) -> Result<Self, StoreError> {
         let handle = File::open(&dir).map_err(StoreError::io("open the folder", &dir))?;
         Ok(Self {
             inner: Arc::clone(inner),
@@ -44,6 +69,7 @@ impl Stage {
             handle,
             chunks: Mutex::default(),
             written: AtomicU64::new(0),
+            stays: AtomicBool::new(stays),
         })
     }
 
@@ -52,6 +78,42 @@ impl Stage {
         self.write(&self.dir.join(hash.to_string()), frame)?;
         lock(&self.chunks).push(hash);
         Ok(())
+    }
+
+    /// Writes one chunk's frame, under its name only once it is whole, and in the place of one that
+    /// is there. Two threads may put the same chunk; it must be [noted](Self::note) once.
+    pub(crate) fn put_whole(&self, hash: ChunkHash, frame: &[u8]) -> Result<(), StoreError> {
+        let serial = self.inner.serial.fetch_add(1, Ordering::Relaxed);
+        let part = self.dir.join(format!("part-{serial}"));
+        let path = self.path(&hash);
+        self.write(&part, frame)
+            .and_then(|()| {
+                fs::rename(&part, &path).map_err(StoreError::io("put the chunk in place as", &path))
+            })
+            .inspect_err(|_| {
+                // It goes with the folder, if not now.
+                let _ = fs::remove_file(&part);
+            })
+    }
+
+    /// Counts a chunk that is in the folder among those to be committed.
+    pub(crate) fn note(&self, hash: ChunkHash) {
+        lock(&self.chunks).push(hash);
+    }
+
+    /// Leaves chunks out of what is to be committed; they go with the folder.
+    pub(crate) fn retain(&self, wanted: impl FnMut(&ChunkHash) -> bool) {
+        lock(&self.chunks).retain(wanted);
+    }
+
+    /// Where a chunk is until it is committed.
+    pub(crate) fn path(&self, hash: &ChunkHash) -> PathBuf {
+        self.dir.join(hash.to_string())
+    }
+
+    /// The folder goes with this, whoever's it is.
+    pub(crate) fn give_up(&self) {
+        self.stays.store(false, Ordering::Relaxed);
     }
 
     /// Bytes written so far.
@@ -64,6 +126,13 @@ impl Stage {
     pub(crate) fn commit(&self, hash: ChunkHash, manifest: &[u8]) -> Result<Hold, StoreError> {
         // Before anything moves: a full disk shows here, and not halfway through.
         let staged = self.dir.join("manifest");
+        // A capture can be committed again after it could not be.
+        match fs::remove_file(&staged) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StoreError::io("remove", staged)(error));
+            }
+            _ => {}
+        }
         self.write(&staged, manifest)?;
         self.sync()?;
         let hold = Hold::new(&self.inner, hash);
@@ -146,8 +215,11 @@ impl Stage {
 
 impl Drop for Stage {
     fn drop(&mut self) {
+        if self.stays.load(Ordering::Relaxed) {
+            return;
+        }
         if let Err(error) = fs::remove_dir_all(&self.dir) {
-            // The next start empties tmp/.
+            // The next start empties tmp/, and a capture's folder goes with its task.
             tracing::warn!(dir = %self.dir.display(), %error, "could not remove the folder");
         }
     }

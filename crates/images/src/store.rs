@@ -1,17 +1,19 @@
 //! The folder: opening it, and reading what is in it.
 
 use crate::{
+    capture::CaptureSession,
     error::StoreError,
     pins::{Hold, Keep, lock},
 };
 use bugler_protocol::manifest::{CHUNK_SIZE, ChunkHash, MAX_FRAME_LEN, Manifest};
 use rustix::fs::FlockOperation;
 use std::{
+    collections::HashMap,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, atomic::AtomicU64},
+    sync::{Arc, Mutex, Weak, atomic::AtomicU64},
 };
 use zstd::bulk::Decompressor;
 
@@ -28,10 +30,22 @@ pub(crate) struct Inner {
     pub(crate) keep: Mutex<Keep>,
     /// Held while chunk files are put in place, moved away for damage, or taken back.
     pub(crate) placing: Mutex<()>,
+    /// Captures that are being received, by their task's key.
+    pub(crate) captures: Mutex<HashMap<String, Weak<CaptureSession>>>,
     /// For names in `tmp/`.
     pub(crate) serial: AtomicU64,
-    /// Its lock goes with it.
-    _lock: File,
+    /// Keeps others away from the folder.
+    lock: File,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // To close the file is not enough: a process that this one is just starting has it open too, until
+        // its program runs (flock(2)).
+        if let Err(error) = rustix::fs::flock(&self.lock, FlockOperation::Unlock) {
+            tracing::warn!(dir = %self.dir.display(), %error, "could not let go of the lock");
+        }
+    }
 }
 
 /// What the store takes. See [`ChunkStore::usage`].
@@ -72,7 +86,7 @@ impl ChunkStore {
             }
             _ => {}
         }
-        for name in ["tmp", "manifests", "damaged", "chunks"] {
+        for name in ["tmp", "captures", "manifests", "damaged", "chunks"] {
             make_dir(&dir.join(name))?;
         }
         for shard in 0..=u8::MAX {
@@ -83,8 +97,9 @@ impl ChunkStore {
                 dir: dir.to_path_buf(),
                 keep: Mutex::default(),
                 placing: Mutex::default(),
+                captures: Mutex::default(),
                 serial: AtomicU64::new(0),
-                _lock: lock,
+                lock,
             }),
         })
     }
@@ -127,24 +142,6 @@ impl ChunkStore {
         let hold = Hold::new(&self.inner, *hash);
         let manifest = self.manifest(hash)?;
         Ok((hold, manifest))
-    }
-
-    /// Reads the zstd frame of a chunk as it is stored: the cheap way to serve an agent, which
-    /// checks the content before it writes it. At most [`MAX_FRAME_LEN`] bytes. When the receiver
-    /// finds it damaged, [`check_chunk`](Self::check_chunk) finds out whether the store is to
-    /// blame, and moves the chunk away if so.
-    ///
-    /// # Errors
-    /// [`StoreError::NoChunk`], [`StoreError::Io`]; [`StoreError::DamagedChunk`] only where the
-    /// file's length cannot be right.
-    pub fn read_chunk_frame(&self, hash: &ChunkHash) -> Result<Vec<u8>, StoreError> {
-        let mut frame = Vec::new();
-        self.inner.read_frame(hash, &mut frame)?;
-        if frame.is_empty() || frame.len() > MAX_FRAME_LEN as usize {
-            let detail = format!("its file is {} bytes long", frame.len());
-            return Err(self.inner.damaged(hash, detail));
-        }
-        Ok(frame)
     }
 
     /// Reads the content of a chunk, 1 byte to [`CHUNK_SIZE`], and checks it against its name.
@@ -209,20 +206,11 @@ impl Inner {
         hash: &ChunkHash,
         frame: &mut Vec<u8>,
     ) -> Result<(), StoreError> {
-        let path = self.chunk_path(hash);
-        frame.clear();
-        let file = match File::open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(StoreError::NoChunk(*hash));
-            }
-            opened => opened.map_err(StoreError::io("open the chunk", &path))?,
-        };
-        let length = file.metadata().map_or(0, |meta| meta.len());
-        frame.reserve(usize::try_from(length.min(MAX_FRAME_LEN.into())).unwrap_or_default());
-        file.take(u64::from(MAX_FRAME_LEN) + 1)
-            .read_to_end(frame)
-            .map_err(StoreError::io("read the chunk", path))?;
-        Ok(())
+        if read_frame_file(&self.chunk_path(hash), frame)? {
+            Ok(())
+        } else {
+            Err(StoreError::NoChunk(*hash))
+        }
     }
 
     /// Notes that a chunk is damaged: moves its file to `damaged/`, unless a good one has taken
@@ -293,6 +281,21 @@ pub(crate) fn each_hash(
         }
     }
     Ok(())
+}
+
+/// Reads a frame's file, as [`Inner::read_frame`] does; false where there is none.
+fn read_frame_file(path: &Path, frame: &mut Vec<u8>) -> Result<bool, StoreError> {
+    frame.clear();
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        opened => opened.map_err(StoreError::io("open the chunk", path))?,
+    };
+    let length = file.metadata().map_or(0, |meta| meta.len());
+    frame.reserve(usize::try_from(length.min(MAX_FRAME_LEN.into())).unwrap_or_default());
+    file.take(u64::from(MAX_FRAME_LEN) + 1)
+        .read_to_end(frame)
+        .map_err(StoreError::io("read the chunk", path))?;
+    Ok(true)
 }
 
 /// Unpacks a frame into `content`, which gets at most [`CHUNK_SIZE`] bytes whatever the frame
@@ -370,6 +373,15 @@ impl ChunkReader {
         Ok(())
     }
 
+    /// Reads a frame that is not in its place yet into `frame` and `content`; false where it is not
+    /// there, or does not hold what its name says.
+    pub(crate) fn read_file(&mut self, path: &Path, hash: &ChunkHash) -> Result<bool, StoreError> {
+        Ok(read_frame_file(path, &mut self.frame)?
+            && self.frame.len() <= MAX_FRAME_LEN as usize
+            && unpack(&mut self.decompressor, &self.frame, &mut self.content).is_ok()
+            && blake3::hash(&self.content) == hash.0)
+    }
+
     /// Whether the chunk is stored, and its file holds exactly `content`. The file's length is
     /// then that of `frame`.
     pub(crate) fn holds(&mut self, hash: &ChunkHash, content: &[u8]) -> bool {
@@ -380,7 +392,7 @@ impl ChunkReader {
     }
 }
 
-fn make_dir(dir: &Path) -> Result<(), StoreError> {
+pub(crate) fn make_dir(dir: &Path) -> Result<(), StoreError> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

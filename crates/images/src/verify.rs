@@ -4,7 +4,7 @@ use crate::{
     error::StoreError,
     store::{ChunkReader, ChunkStore},
 };
-use bugler_protocol::manifest::ChunkHash;
+use bugler_protocol::manifest::{ChunkHash, ChunkRef, Manifest};
 use std::collections::HashMap;
 
 /// What a chunk was found to be.
@@ -42,6 +42,38 @@ impl ChunkStore {
     /// [`StoreError::Io`] where it cannot be read, which says nothing about it.
     pub fn check_chunk(&self, hash: &ChunkHash) -> Result<ChunkState, StoreError> {
         check(&mut self.chunk_reader()?, hash, None)
+    }
+
+    /// As [`check_chunk`](Self::check_chunk); gives the bytes that were read for it as well.
+    ///
+    /// # Errors
+    /// Those of [`check_chunk`](Self::check_chunk).
+    pub fn measure_chunk(&self, hash: &ChunkHash) -> Result<(ChunkState, u64), StoreError> {
+        let mut reader = self.chunk_reader()?;
+        let state = check(&mut reader, hash, None)?;
+        Ok((state, reader.frame.len() as u64))
+    }
+
+    /// As [`measure_chunk`](Self::measure_chunk), for a chunk at its place in an image: one of another
+    /// length than that place has is damage as well.
+    ///
+    /// # Errors
+    /// Those of [`check_chunk`](Self::check_chunk).
+    pub fn measure_place(
+        &self,
+        manifest: &Manifest,
+        chunk: &ChunkRef,
+    ) -> Result<(ChunkState, u64), StoreError> {
+        let mut reader = self.chunk_reader()?;
+        let length = manifest.chunk_len(chunk.index) as usize;
+        let state = check(&mut reader, &chunk.hash, Some(length))?;
+        Ok((state, reader.frame.len() as u64))
+    }
+
+    /// Whether there is a file for a chunk, which is not read. A chunk that was found damaged has none.
+    #[must_use]
+    pub fn has_chunk(&self, hash: &ChunkHash) -> bool {
+        self.inner.chunk_path(hash).is_file()
     }
 
     /// Reads every chunk of an image and checks it; gives those that are not what they should be,

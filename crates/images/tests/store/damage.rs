@@ -77,7 +77,7 @@ fn every_kind_of_damage_is_found_and_healed() {
             Err(StoreError::NoChunk(_))
         ));
         assert!(matches!(
-            store.read_chunk_frame(&chunk),
+            store.open_chunk_frame(&chunk),
             Err(StoreError::NoChunk(_))
         ));
 
@@ -192,7 +192,13 @@ fn a_report_of_damage_is_looked_into() {
     fs::write(chunk_path(&store, &bad), "not a frame").unwrap();
     fs::remove_file(chunk_path(&store, &gone)).unwrap();
     // Serving it is cheap, and checks nothing.
-    assert_eq!(store.read_chunk_frame(&bad).unwrap(), b"not a frame");
+    let mut frame = store.open_chunk_frame(&bad).unwrap();
+    let mut served = Vec::new();
+    for left in [4, 0, 0] {
+        frame.read_part(7, &mut served).unwrap();
+        assert_eq!((frame.len(), frame.left()), (11, left));
+    }
+    assert_eq!(served, b"not a frame");
     assert_eq!(store.check_chunk(&good).unwrap(), ChunkState::Good);
     assert!(matches!(
         store.check_chunk(&bad).unwrap(),
@@ -210,13 +216,28 @@ fn a_frame_of_impossible_length_is_not_even_served() {
     fs::write(chunk_path(&store, &empty), "").unwrap();
     fs::write(chunk_path(&store, &huge), vec![1; 3 << 20]).unwrap();
     for chunk in [empty, huge] {
-        let error = store.read_chunk_frame(&chunk).unwrap_err();
+        let error = store.open_chunk_frame(&chunk).unwrap_err();
         assert!(
             matches!(error, StoreError::DamagedChunk { .. }),
             "{error:?}"
         );
         assert_eq!(store.check_chunk(&chunk).unwrap(), ChunkState::Missing);
     }
+}
+
+#[test]
+fn a_frame_that_is_cut_while_it_is_served_is_an_error() {
+    let (_dir, store) = new_store();
+    let (_, _, manifest) = three(&store);
+    let chunk = manifest.chunks[0].hash;
+    let mut frame = store.open_chunk_frame(&chunk).unwrap();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(chunk_path(&store, &chunk))
+        .and_then(|file| file.set_len(u64::from(frame.len()) - 1))
+        .unwrap();
+    let error = frame.read_part(frame.len(), &mut Vec::new()).unwrap_err();
+    assert!(matches!(error, StoreError::Io { .. }), "{error:?}");
 }
 
 #[test]

@@ -93,7 +93,7 @@ fn a_disk_without_inodes_is_full_too() {
         return in_namespace("full_disk::a_disk_without_inodes_is_full_too");
     };
     let dir = Path::new(&dir);
-    mount_tmpfs(dir, c"size=64m,nr_inodes=272");
+    mount_tmpfs(dir, c"size=64m,nr_inodes=273");
     let store = ChunkStore::open(dir.join("images")).unwrap();
     let before = files(dir);
     let seeds: Vec<u64> = (1..30).collect();

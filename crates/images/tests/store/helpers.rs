@@ -57,6 +57,7 @@ pub(crate) fn pack(format: Format, content: &[u8], members: usize) -> Vec<u8> {
 fn pack_one(format: Format, content: &[u8]) -> Vec<u8> {
     match format {
         Format::Raw => content.to_vec(),
+        Format::Qcow2 | Format::Sparse => unreachable!("not an archive"),
         Format::Gzip => {
             let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
             packer.write_all(content).unwrap();

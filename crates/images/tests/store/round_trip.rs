@@ -81,8 +81,8 @@ proptest! {
         prop_assert_eq!(added.used_bytes, manifest.used_bytes());
         prop_assert_eq!(added.stored_bytes, manifest.stored_bytes());
         for chunk in &manifest.chunks {
-            let frame = store.read_chunk_frame(&chunk.hash).unwrap();
-            prop_assert_eq!(frame.len(), chunk.stored_len as usize);
+            let frame = store.open_chunk_frame(&chunk.hash).unwrap();
+            prop_assert_eq!(frame.len(), chunk.stored_len);
         }
         prop_assert_eq!(store.verify(&added.manifest, |_, _| true).unwrap(), vec![]);
 
@@ -130,6 +130,22 @@ proptest! {
         let again = add(&store, &packed);
         prop_assert_eq!(again.manifest, added.manifest);
     }
+}
+
+#[test]
+fn a_disk_of_one_byte_is_read_at_its_beginning_and_its_end() {
+    let (_dir, store) = new_store();
+    let added = add(&store, &[29]);
+    let mut reader = store.open_raw(&added.manifest).unwrap();
+    // The rest of its one sector is zero.
+    for (at, expected) in [(0, [29, 0]), (510, [0, 0]), (0, [29, 0])] {
+        reader.seek(SeekFrom::Start(at)).unwrap();
+        let mut bytes = [1; 2];
+        reader.read_exact(&mut bytes).unwrap();
+        assert_eq!(bytes, expected, "at {at}");
+    }
+    assert_eq!(reader.seek(SeekFrom::Start(512)).unwrap(), 512);
+    assert_eq!(reader.read(&mut [1; 2]).unwrap(), 0);
 }
 
 /// Writes only what is not zero, in pages of 4 KiB.
