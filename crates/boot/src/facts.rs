@@ -1,5 +1,6 @@
 //! Who asks, as what.
 
+use crate::pi;
 use bugler_model::{Arch, Firmware, MacAddr};
 use uuid::Uuid;
 
@@ -23,6 +24,8 @@ pub struct ClientFacts {
     pub firmware: Option<Firmware>,
     /// Option 60 as text, at most 64 characters, control characters replaced.
     pub vendor_class: Option<String>,
+    /// Which Raspberry Pi it is, where it is the boot loader of one.
+    pub pi: Option<pi::Identity>,
 }
 
 /// What one value of option 93 means: architecture, and whether HTTP boot and UEFI.
@@ -38,6 +41,8 @@ fn architecture(value: u16) -> Option<(Arch, bool, bool)> {
         0x10 | 0x11 => (Arch::X86_64, true, true),
         0x12 => (Arch::Arm, true, true),
         0x13 => (Arch::Aarch64, true, true),
+        0x15 => (Arch::Arm, false, false),
+        0x16 => (Arch::Aarch64, false, false),
         _ => return None,
     })
 }
@@ -59,12 +64,17 @@ impl ClientFacts {
         let ipxe = is_ipxe(option(77)) || option(175).is_some();
         let class = vendor_class.as_deref().unwrap_or_default();
         let uefi = known.is_some_and(|(_, _, uefi)| uefi);
-        let firmware = if ipxe {
+        let pi = pi::Identity::of_boot_loader(mac, &option);
+        let firmware = if pi.is_some() {
+            Some(Firmware::RaspberryPi)
+        } else if ipxe {
             Some(if uefi {
                 Firmware::IpxeUefi
             } else {
                 Firmware::IpxeBios
             })
+        } else if class.contains("U-Boot") {
+            Some(Firmware::UBoot)
         } else if class.starts_with("HTTPClient") {
             Some(Firmware::UefiHttp)
         } else if class.starts_with("PXEClient") {
@@ -76,9 +86,11 @@ impl ClientFacts {
         } else {
             None
         };
-        // A BIOS client says 0 whatever its processor; so does iPXE on BIOS when it says nothing.
-        let arch = known
-            .map(|(arch, ..)| arch)
+        // A BIOS client says 0 whatever its processor; so does iPXE on BIOS when it says nothing, and
+        // every Raspberry Pi.
+        let arch = pi
+            .map(|_| Arch::Aarch64)
+            .or(known.map(|(arch, ..)| arch))
             .or((firmware.is_some() && archs.is_empty()).then_some(Arch::X86));
         Self {
             mac,
@@ -87,6 +99,7 @@ impl ClientFacts {
             arch,
             firmware,
             vendor_class,
+            pi,
         }
     }
 
@@ -100,6 +113,7 @@ impl ClientFacts {
             arch,
             firmware: Some(firmware),
             vendor_class: None,
+            pi: None,
         }
     }
 
@@ -139,7 +153,8 @@ fn client_uuid(option: &[u8]) -> Option<Uuid> {
 }
 
 fn printable(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes)
+    // Four times as many bytes as there are characters to keep: what is behind them costs nothing.
+    String::from_utf8_lossy(bytes.get(..256).unwrap_or(bytes))
         .trim_end_matches('\0')
         .chars()
         .take(64)

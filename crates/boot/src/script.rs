@@ -1,84 +1,195 @@
-//! iPXE scripts.
+//! What a loader is told, in its own language.
+//!
+//! ```text
+//!                    +--> ipxe      (iPXE script)
+//! Run --> render() --+--> pxelinux  (PXELINUX, U-Boot's pxe)
+//!                    +--> grub      (grub.cfg)
+//!                    +--> uboot     (a script image that goes on to pxelinux)
+//! ```
+//!
+//! Loaders have no way to say why something failed but their own console, so every script says what it
+//! tries, and tries again what a restarted server will cure.
 
-use bugler_model::{Firmware, MacAddr};
-use std::fmt::Write;
+mod grub;
+mod ipxe;
+mod pxelinux;
+mod uboot;
 
-/// What the script that boots the agent is made of.
-#[derive(Clone, Debug)]
-pub struct AgentBoot<'a> {
-    /// Who it is for, as people call it.
+use crate::Dialect;
+use bugler_model::{AoeAddress, ExportProtocol, Firmware, MacAddr, ProfileName};
+
+/// A kernel to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Linux {
+    /// A path of the boot tree, or an `http://` URL.
+    pub kernel: String,
+    /// As `kernel`; several are put one behind the other.
+    pub initrd: Vec<String>,
+    /// Kernel command line, one line.
+    pub cmdline: String,
+}
+
+/// One line of a menu.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What is shown.
+    pub label: String,
+    /// What it boots.
+    pub profile: ProfileName,
+}
+
+/// What a loader is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Run {
+    /// Start a kernel.
+    Linux(Linux),
+    /// Go on to the local disk.
+    Local {
+        /// Why, for people.
+        why: String,
+    },
+    /// Start from the boot sector of a disk that the loader attaches itself: iPXE alone.
+    Sanboot {
+        /// Where it is, as iPXE writes it: `aoe:e0.0`.
+        uri: String,
+    },
+    /// Let somebody choose.
+    Menu {
+        /// Its title.
+        title: String,
+        /// What there is.
+        entries: Vec<Entry>,
+        /// The place of the entry that is taken by itself.
+        default: usize,
+        /// After how many seconds; 0: never.
+        timeout: u32,
+    },
+    /// Wait a few seconds and ask again.
+    Wait {
+        /// What for.
+        why: String,
+    },
+    /// What the operator wrote in this language.
+    Raw(String),
+}
+
+/// For whom a script is, and where it finds its files.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// The machine, as people call it.
     pub label: &'a str,
     /// The interface that boots.
     pub mac: MacAddr,
+    /// What asks.
+    pub firmware: Firmware,
     /// Base URL of the device plane, without a slash at its end: `http://10.0.0.1:8480`.
     pub server: &'a str,
-    /// The token made for this boot.
-    pub token: &'a str,
-    /// Version of the boot environment.
-    pub bootenv: &'a str,
-    /// More kernel arguments, as the operator configured them, such as `console=ttyS0,115200`.
-    pub cmdline: &'a str,
+    /// The profile that a menu was left for.
+    pub picked: Option<&'a ProfileName>,
 }
 
-/// Boots the kernel and initramfs of the boot environment, over HTTP.
-///
-/// A transfer that fails is tried again for ever with a pause: the machine has nothing better to
-/// do, and the server may only be restarting.
-#[must_use]
-pub fn agent_script(boot: &AgentBoot<'_>) -> String {
-    let AgentBoot {
-        label,
-        mac,
-        server,
-        token,
-        bootenv,
-        cmdline,
-    } = boot;
-    let base = format!("{server}/boot/bootenv/x86_64/{bootenv}");
-    let mut script = String::from("#!ipxe\n");
-    // Writing to a String cannot fail.
-    let _ = write!(
-        script,
-        "echo Bugler: {label} boots the agent ({bootenv})\n\
-         :again\n\
-         imgfree\n\
-         kernel {base}/vmlinuz initrd=initrd bugler.server={server} bugler.token={token} \
-         BOOTIF={bootif} {cmdline} || goto failed\n\
-         initrd --name initrd {base}/initrd || goto failed\n\
-         boot || goto failed\n\
-         :failed\n\
-         echo Bugler: could not fetch the boot environment from {server}, trying again in 3 s\n\
-         sleep 3\n\
-         goto again\n",
-        label = echo_safe(label),
-        bootif = mac.bootif(),
-    );
-    script
+impl Target<'_> {
+    /// The server's address without its port: where TFTP is.
+    fn tftp_host(&self) -> &str {
+        let host = self.server.strip_prefix("http://").unwrap_or(self.server);
+        host.rsplit_once(':').map_or(host, |(host, _)| host)
+    }
+
+    /// The URL of a file over HTTP.
+    fn url(&self, file: &str) -> String {
+        if file.starts_with("http://") || file.starts_with("https://") {
+            file.to_owned()
+        } else {
+            format!("{}/boot/{file}", self.server)
+        }
+    }
+
+    /// The folder of this client's scripts: that of the profile that was picked.
+    fn folder(&self) -> String {
+        match self.picked {
+            Some(profile) => format!("profile/{profile}/"),
+            None => String::new(),
+        }
+    }
 }
 
-/// Sends the machine to its local disk.
-///
-/// On UEFI, and for iPXE in ROM, `exit` returns to the firmware, which goes on to its next boot
-/// device. A BIOS that has network boot alone in its order would stop there, so on BIOS the first
-/// disk is booted with `sanboot` first.
+/// Puts it into the loader's language.
 #[must_use]
-pub fn local_script(firmware: Firmware, why: &str) -> String {
-    let boot = if firmware.is_uefi() {
-        "exit 0\n"
-    } else {
-        "sanboot --no-describe --drive 0x80 || exit 0\n"
-    };
+pub fn render(dialect: Dialect, target: Target<'_>, run: &Run) -> Vec<u8> {
+    match dialect {
+        Dialect::Ipxe => ipxe::render(target, run).into_bytes(),
+        Dialect::Pxelinux => pxelinux::render(target, run).into_bytes(),
+        Dialect::Grub => grub::render(target, run).into_bytes(),
+        Dialect::UBoot => uboot::script(target),
+    }
+}
+
+/// What the agent is told on its kernel's command line: the server's address and its public key
+/// (64 hex digits) where it has one, the token of this boot, the interface, and `more`.
+#[must_use]
+pub fn agent_cmdline(target: Target<'_>, token: &str, key: Option<&str>, more: &str) -> String {
+    let key = key
+        .map(|key| format!("bugler.key={key} "))
+        .unwrap_or_default();
     format!(
-        "#!ipxe\necho Bugler: booting the local disk: {}\n{boot}",
-        echo_safe(why)
+        "bugler.server={} bugler.token={token} {key}BOOTIF={} {more}",
+        target.server,
+        target.mac.bootif()
     )
+    .trim_end()
+    .to_owned()
 }
 
-/// Text that iPXE's `echo` shows as it is: no settings (`${...}`), no line ends, no shell words.
-fn echo_safe(text: &str) -> String {
+/// How a diskless machine finds its root.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Root<'a> {
+    /// How it reaches its root.
+    pub over: ExportProtocol,
+    /// The TCP port of the export; AoE has none.
+    pub port: u16,
+    /// What the export is called: a secret of this boot.
+    pub name: &'a str,
+    /// Where AoE shows it.
+    pub aoe: AoeAddress,
+    /// The partition that holds the root; 0: there is no partition table.
+    pub part: u32,
+    /// The root's filesystem, as Linux calls it.
+    pub kind: &'a str,
+}
+
+/// What the agent is told of the root that it brings a machine to, beside `agent_cmdline`'s words, which
+/// are `before`.
+#[must_use]
+pub fn root_cmdline(target: Target<'_>, root: &Root<'_>, before: &str) -> String {
+    let host = target.tftp_host();
+    let place = match root.over {
+        ExportProtocol::Nbd => format!("nbd://{host}:{}/{}", root.port, root.name),
+        ExportProtocol::Nfs => format!("nfs://{host}:{}/{}", root.port, root.name),
+        ExportProtocol::Aoe => format!("aoe:{}", root.aoe),
+    };
+    let part = match root.part {
+        0 => String::new(),
+        part => format!(" bugler.root-part={part}"),
+    };
+    let kind = match root.over {
+        ExportProtocol::Nfs => String::new(),
+        _ => format!(" bugler.root-type={}", root.kind),
+    };
+    format!("bugler.root={place}{part}{kind} {before}")
+        .trim_end()
+        .to_owned()
+}
+
+/// Why another loader waits that is told to start from a disk on the network.
+fn only_ipxe(uri: &str) -> String {
+    format!("only iPXE boots from {uri}: give the profile the loader ipxe")
+}
+
+/// Text that every loader shows as it is: no settings (`${...}`), no line ends, no shell words.
+fn plain(text: &str) -> String {
     text.chars()
         .map(|c| {
-            if c.is_ascii_alphanumeric() || " .,:-_()".contains(c) {
+            if c.is_ascii_alphanumeric() || " .,:-_()/+".contains(c) {
                 c
             } else {
                 '.'
@@ -88,43 +199,4 @@ fn echo_safe(text: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn boot(label: &str) -> String {
-        agent_script(&AgentBoot {
-            label,
-            mac: MacAddr([0x52, 0x54, 0, 0x12, 0x34, 0x56]),
-            server: "http://10.0.0.1:8480",
-            token: "abc",
-            bootenv: "6.1.0-37-amd64+1a2b3c4d",
-            cmdline: "console=ttyS0,115200",
-        })
-    }
-
-    #[test]
-    fn the_agent_script_names_server_token_and_interface() {
-        let script = boot("d1");
-        assert!(script.starts_with("#!ipxe\n"));
-        assert!(script.contains(
-            "kernel http://10.0.0.1:8480/boot/bootenv/x86_64/6.1.0-37-amd64+1a2b3c4d/vmlinuz \
-             initrd=initrd bugler.server=http://10.0.0.1:8480 bugler.token=abc \
-             BOOTIF=01-52-54-00-12-34-56 console=ttyS0,115200 || goto failed\n"
-        ));
-    }
-
-    #[test]
-    fn a_name_cannot_add_commands() {
-        let script = boot("x\nshell ${net0/ip} && reboot");
-        assert!(!script.contains("\nshell"));
-        assert!(!script.contains("${") && !script.contains("&&"));
-    }
-
-    #[test]
-    fn a_local_boot_differs_by_firmware() {
-        assert!(local_script(Firmware::IpxeUefi, "off").ends_with("\nexit 0\n"));
-        assert!(
-            local_script(Firmware::IpxeBios, "off").contains("sanboot --no-describe --drive 0x80")
-        );
-    }
-}
+mod tests;

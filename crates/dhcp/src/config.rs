@@ -100,6 +100,25 @@ pub struct CustomOption {
     pub always: bool,
 }
 
+/// What devices with one tag are given in a subnet, in the place of what others are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tagged {
+    /// The tag, as [`Advisor::tags`](crate::Advisor::tags) names it.
+    pub tag: String,
+    /// Addresses for these devices alone. They get others only when none of these is left.
+    pub pools: Vec<Pool>,
+    /// The router. `None`: the subnet's.
+    pub router: Option<Ipv4Addr>,
+    /// Name servers, best first. None: the subnet's.
+    pub dns: Vec<Ipv4Addr>,
+    /// Domain name. `None`: the subnet's.
+    pub domain: Option<String>,
+    /// NTP servers, best first. None: the subnet's.
+    pub ntp: Vec<Ipv4Addr>,
+    /// Other options; each wins over one of the same number of the subnet.
+    pub options: Vec<CustomOption>,
+}
+
 /// One subnet: its addresses and what its clients are told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subnet {
@@ -119,6 +138,9 @@ pub struct Subnet {
     pub ntp: Vec<Ipv4Addr>,
     /// Other options. One that the fields above also make wins over the field.
     pub options: Vec<CustomOption>,
+    /// What devices with a tag are given instead. Of a device with several of these tags the first
+    /// here wins.
+    pub tagged: Vec<Tagged>,
     /// Lease time of clients that do not boot. T1 is half of it, T2 seven eighths
     /// (RFC 2131 section 4.4.5).
     pub lease: Duration,
@@ -142,6 +164,7 @@ impl Subnet {
             domain: None,
             ntp: vec![],
             options: vec![],
+            tagged: vec![],
             lease: DEFAULT_LEASE,
             boot_lease: DEFAULT_BOOT_LEASE,
             authoritative: true,
@@ -151,7 +174,20 @@ impl Subnet {
     /// Whether there is any address to give out.
     #[must_use]
     pub fn has_addresses(&self) -> bool {
-        !self.pools.is_empty() || !self.reservations.is_empty()
+        self.every_pool().next().is_some() || !self.reservations.is_empty()
+    }
+
+    /// The pools for anybody, then those for devices with a tag.
+    fn every_pool(&self) -> impl Iterator<Item = Pool> {
+        let tagged = self.tagged.iter().flat_map(|tagged| &tagged.pools);
+        self.pools.iter().chain(tagged).copied()
+    }
+
+    /// What devices with these tags are given, what wins first.
+    pub(crate) fn tagged<'a>(&'a self, tags: &'a [String]) -> impl Iterator<Item = &'a Tagged> {
+        self.tagged
+            .iter()
+            .filter(|tagged| tags.contains(&tagged.tag))
     }
 
     /// Checks what cannot be meant.
@@ -160,7 +196,7 @@ impl Subnet {
     /// The first thing found.
     pub fn check(&self) -> Result<(), ConfigError> {
         let network = self.network;
-        for &pool in &self.pools {
+        for pool in self.every_pool() {
             if pool.first > pool.last {
                 return Err(ConfigError::PoolBackwards(pool));
             }
@@ -168,14 +204,18 @@ impl Subnet {
                 return Err(ConfigError::PoolOutside { pool, network });
             }
         }
-        // The free addresses are bits between the lowest and the highest one.
-        let lowest = self.pools.iter().map(|pool| pool.first.to_bits()).min();
-        let highest = self.pools.iter().map(|pool| pool.last.to_bits()).max();
-        if let (Some(lowest), Some(highest)) = (lowest, highest)
-            && highest - lowest >= 1 << 24
-        {
-            return Err(ConfigError::PoolTooLarge(network));
+        let groups = self.tagged.iter().map(|tagged| &tagged.pools);
+        for pools in std::iter::once(&self.pools).chain(groups) {
+            // The free addresses are bits between the lowest and the highest one.
+            let lowest = pools.iter().map(|pool| pool.first.to_bits()).min();
+            let highest = pools.iter().map(|pool| pool.last.to_bits()).max();
+            if let (Some(lowest), Some(highest)) = (lowest, highest)
+                && highest - lowest >= 1 << 24
+            {
+                return Err(ConfigError::PoolTooLarge(network));
+            }
         }
+        self.check_tagged()?;
         for reservation in &self.reservations {
             if !network.is_host(reservation.address) {
                 return Err(ConfigError::ReservationOutside {
@@ -187,7 +227,8 @@ impl Subnet {
                 return Err(ConfigError::ReservationOfNobody(reservation.address));
             }
         }
-        for option in &self.options {
+        let tagged = self.tagged.iter().flat_map(|tagged| &tagged.options);
+        for option in self.options.iter().chain(tagged) {
             // RFC 2132 section 9, RFC 3046: what the protocol itself says.
             if matches!(
                 option.code,
@@ -203,6 +244,45 @@ impl Subnet {
         }
         Ok(())
     }
+
+    /// Each tag once, and each of its addresses in one pool only: otherwise it would be a matter of
+    /// chance who gets it.
+    fn check_tagged(&self) -> Result<(), ConfigError> {
+        let mut earlier: Vec<&[Pool]> = vec![&self.pools];
+        for (index, tagged) in self.tagged.iter().enumerate() {
+            let tag = tagged.tag.clone();
+            if tag.is_empty() {
+                return Err(ConfigError::TagEmpty(self.network));
+            }
+            if self.tagged.iter().take(index).any(|other| other.tag == tag) {
+                return Err(ConfigError::TagTwice(tag));
+            }
+            for &pool in &tagged.pools {
+                let shares = |other: &&Pool| pool.first <= other.last && other.first <= pool.last;
+                if let Some(&other) = earlier.iter().copied().flatten().find(shares) {
+                    return Err(ConfigError::PoolShared { tag, pool, other });
+                }
+            }
+            earlier.push(&tagged.pools);
+        }
+        Ok(())
+    }
+}
+
+/// Checks the subnets of one interface together: a relay's address must tell which one is meant.
+///
+/// # Errors
+/// The first two that overlap.
+pub(crate) fn check_together(subnets: &[Subnet]) -> Result<(), ConfigError> {
+    for (index, subnet) in subnets.iter().enumerate() {
+        for other in subnets.iter().take(index) {
+            let (one, two) = (other.network, subnet.network);
+            if one.contains(two.address) || two.contains(one.address) {
+                return Err(ConfigError::Overlap { one, two });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What is wrong with a [`Subnet`].
@@ -213,8 +293,8 @@ pub enum ConfigError {
     PoolBackwards(Pool),
     /// Not in the network.
     #[error(
-        "the pool {pool} is not within {network}, the network of the interface: give out \
-         addresses of that network, or change the interface's address"
+        "the pool {pool} is not within {network}, the network that it is for: give out addresses of \
+         that network, or change the network or the interface's address"
     )]
     PoolOutside {
         /// Which pool.
@@ -227,7 +307,7 @@ pub enum ConfigError {
     PoolTooLarge(Network),
     /// Not in the network.
     #[error(
-        "the reserved address {address} is no host address of {network}, the network of the interface"
+        "the reserved address {address} is no host address of {network}, the network that it is for"
     )]
     ReservationOutside {
         /// Which address.
@@ -241,6 +321,36 @@ pub enum ConfigError {
     /// Not the operator's to say.
     #[error("DHCP option {0} is one that the server fills in itself: remove it")]
     ProtocolOption(u8),
+    /// A tag without a name.
+    #[error("a tag of {0} has no name: say which devices are meant")]
+    TagEmpty(Network),
+    /// One tag, two descriptions.
+    #[error("the tag {0:?} is there twice in one subnet: join the two")]
+    TagTwice(String),
+    /// An address that is for two kinds of devices.
+    #[error(
+        "the pool {pool} for devices with the tag {tag:?} shares addresses with the pool {other}: \
+         an address can be in one pool only"
+    )]
+    PoolShared {
+        /// Which tag.
+        tag: String,
+        /// Its pool.
+        pool: Pool,
+        /// The pool that was there first.
+        other: Pool,
+    },
+    /// Two subnets that share addresses.
+    #[error(
+        "the networks {one} and {two} of one interface overlap: an address has to tell which of \
+         them it belongs to"
+    )]
+    Overlap {
+        /// The first.
+        one: Network,
+        /// The second.
+        two: Network,
+    },
     /// Full mode with nothing to give.
     #[error(
         "full DHCP on {0} has no addresses to give out: say which with --pool FIRST-LAST, or with reservations"

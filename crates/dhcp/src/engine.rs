@@ -1,11 +1,15 @@
 //! A [`Machine`], and in `auto` the search that comes before it: everything that one interface's
 //! server decides, without sockets and clocks.
 
+use crate::audit::Audit;
 use crate::auto::{Evidence, Search};
-use crate::config::{ConfigError, Subnet};
-use crate::machine::{Advisor, Identity, Ingress, Machine, Mode, Notice, NoticeKind, Now, Output};
+use crate::config::{ConfigError, Subnet, check_together};
+use crate::machine::{Advisor, Identity, Ingress, Machine, Mode, Now};
+use crate::options::MessageType;
+use crate::output::{Notice, NoticeKind, Output};
 use crate::packet::{Op, Packet};
 use crate::recent::Recent;
+use crate::unheard::Unheard;
 use bugler_model::{Lease, MacAddr};
 use std::collections::HashSet;
 use std::net::Ipv4Addr;
@@ -42,6 +46,10 @@ pub struct Engine {
     /// Whether this server was told to be the one that gives out addresses, rather than having
     /// found out by itself that there is no other.
     insists: bool,
+    /// Where it was told what to be, the search for other servers that goes on beside serving.
+    inquiry: Option<Search>,
+    unheard: Unheard,
+    audit: Audit,
 }
 
 enum State {
@@ -69,11 +77,14 @@ impl Engine {
         now: Now,
     ) -> Result<Self, ConfigError> {
         subnets.iter().try_for_each(Subnet::check)?;
+        check_together(&subnets)?;
         if let (Policy::Full, Some(link)) = (policy, subnets.first())
             && !subnets.iter().any(Subnet::has_addresses)
         {
             return Err(ConfigError::NoAddresses(link.network));
         }
+        let inquiry = (policy != Policy::Auto).then(|| Search::new(mac, xid, now.up));
+        let audit = Audit::new(identity.address, mac, now.up);
         let state = match policy {
             Policy::Auto => State::Searching {
                 search: Box::new(Search::new(mac, xid, now.up)),
@@ -101,6 +112,9 @@ impl Engine {
             accepted: HashSet::new(),
             reported: Recent::new(SAY_FOREIGN_EVERY, MOST_FOREIGN),
             insists: policy == Policy::Full,
+            inquiry,
+            unheard: Unheard::new(now.up),
+            audit,
         })
     }
 
@@ -131,6 +145,7 @@ impl Engine {
         {
             self.heard(now, evidence, advisor, out);
         }
+        self.note_unheard(now, packet, out);
         match &mut self.state {
             State::Serving(machine) => machine.handle(now, ingress, packet, advisor, out),
             State::Searching { held, .. } => {
@@ -140,6 +155,26 @@ impl Engine {
                     held.push((mac, ingress, packet.clone()));
                 }
             }
+        }
+    }
+
+    /// Reports a client whose first requests were lost. Behind a relay that is not told from a relay
+    /// that passes only what has waited (RFC 1542 section 4.1.1).
+    fn note_unheard(&mut self, now: Now, packet: &Packet, out: &mut Vec<Output>) {
+        if packet.message_type() != Some(MessageType::Discover) || !packet.giaddr.is_unspecified() {
+            return;
+        }
+        let Some(mac) = packet.mac() else { return };
+        if let Some(seconds) = self.unheard.discover(mac, packet.secs, now.up) {
+            out.push(Output::Report(Notice {
+                kind: NoticeKind::Unheard,
+                mac: Some(mac),
+                text: format!(
+                    "{mac} has asked for an address for {seconds} s and was not heard before: the switch port in front \
+                     of it most likely waits for spanning tree, about 30 s after the link comes up, and firmware may \
+                     give up before that. Make it an edge port (portfast)"
+                ),
+            }));
         }
     }
 
@@ -255,16 +290,52 @@ impl Engine {
         self.state = State::Serving(Box::new(machine));
     }
 
-    /// Somebody with this MAC address answered an ARP question.
-    pub fn probe_answered(
+    /// Somebody with this MAC address answered an ARP question, ours or the kernel's.
+    pub fn arp_answered(
         &mut self,
         now: Now,
         address: Ipv4Addr,
         by: MacAddr,
         out: &mut Vec<Output>,
     ) {
+        let mut leased = None;
         if let State::Serving(machine) = &mut self.state {
+            leased = machine.holder(address, now.wall);
             machine.probe_answered(now, address, by, out);
+        }
+        if let Some(conflict) = self.audit.answered(now.up, address, by, leased) {
+            out.push(Output::Report(Notice {
+                kind: NoticeKind::DuplicateAddress,
+                mac: Some(by),
+                text: conflict.describe(address, by, &self.identity.interface),
+            }));
+        }
+    }
+
+    /// Goes on with the search beside serving. What it finds comes to [`heard`](Self::heard).
+    fn inquire(&mut self, now: Now, out: &mut Vec<Output>) {
+        let Some(search) = &mut self.inquiry else {
+            return;
+        };
+        if let Some(question) = search.question(now.up) {
+            out.push(Output::Search(Box::new(question)));
+        }
+        if !search.is_over(now.up) {
+            return;
+        }
+        self.inquiry = None;
+        if self.mode() == Some(Mode::Proxy) && self.accepted.is_empty() {
+            let text = format!(
+                "no DHCP server answered on {}, and this one was told to be a proxy: machines there get no address \
+                 until the DHCP server of that network is up. Start it, or give out addresses from here with --dhcp \
+                 full --pool FIRST-LAST",
+                self.identity.interface
+            );
+            out.push(Output::Report(Notice {
+                kind: NoticeKind::NoServer,
+                mac: None,
+                text,
+            }));
         }
     }
 
@@ -273,14 +344,35 @@ impl Engine {
     pub fn next_deadline(&self) -> Option<Duration> {
         match &self.state {
             State::Searching { search, .. } => Some(search.deadline()),
-            State::Serving(machine) => machine.next_deadline(),
+            State::Serving(machine) => {
+                let inquiry = self.inquiry.as_ref().map(Search::deadline);
+                [
+                    machine.next_deadline(),
+                    inquiry,
+                    Some(self.audit.deadline()),
+                ]
+                .into_iter()
+                .flatten()
+                .min()
+            }
         }
     }
 
     /// Does what is due.
     pub fn on_deadline(&mut self, now: Now, advisor: &dyn Advisor, out: &mut Vec<Output>) {
         let (search, has_addresses) = match &mut self.state {
-            State::Serving(machine) => return machine.on_deadline(now, out),
+            State::Serving(machine) => {
+                machine.on_deadline(now, out);
+                let questions = self
+                    .audit
+                    .questions(now.up, || machine.leased_on_link(now.wall));
+                out.extend(
+                    questions
+                        .into_iter()
+                        .map(|address| Output::Probe { address }),
+                );
+                return self.inquire(now, out);
+            }
             State::Searching {
                 search, subnets, ..
             } => (search, subnets.iter().any(Subnet::has_addresses)),

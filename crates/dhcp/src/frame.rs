@@ -123,6 +123,15 @@ pub(crate) fn udp_payload(frame: &[u8]) -> Option<(SocketAddrV4, &[u8])> {
     Some((SocketAddrV4::new(source.into(), port), payload))
 }
 
+/// For the fuzzer: reads any bytes as a frame that was heard on the link, for what other servers say
+/// and for answers to ARP.
+pub fn fuzz(bytes: &[u8]) {
+    let _ = arp_answer(bytes);
+    if let Some((_, payload)) = udp_payload(bytes) {
+        let _ = crate::packet::Packet::decode(payload);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,15 +1,14 @@
 //! Giving out addresses: RFC 2131 section 4.3.
 
-use crate::machine::{
-    Advisor, CLIENT_PORT, Destination, Machine, NoticeKind, Now, Output, Request, SERVER_PORT,
-    Scope, Transmit, host_name,
-};
+use crate::machine::{Advisor, CLIENT_PORT, Machine, Now, Request, SERVER_PORT, host_name};
 use crate::options::{MessageType, code};
+use crate::output::{Destination, NoticeKind, Output, Transmit};
 use crate::packet::Packet;
 use crate::pxe::Shape;
 use crate::reply;
+use crate::scope::{Scope, subnet_named};
 use crate::{client, config::Reservation};
-use bugler_boot::BootAction;
+use bugler_boot::BootPlan;
 use bugler_model::{Lease, LeaseState, Timestamp};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
@@ -35,17 +34,23 @@ impl Machine {
     ) {
         let Some(index) = self.scope_of(request) else {
             let relay = request.packet.giaddr;
+            let network = subnet_named(request.packet).unwrap_or(relay);
+            let asks = if relay.is_unspecified() {
+                format!("{} asks", request.client.mac)
+            } else {
+                format!("the relay {relay} asks")
+            };
             let text = |machine: &Self| {
                 format!(
-                    "the relay {relay} asks on {} for a network that is not configured here, so {} gets no \
-                     address: configure a subnet that contains {relay}, or stop the relay",
+                    "{asks} on {} for an address in the network of {network}, which is not configured here, so {} \
+                     gets none: configure a subnet that contains {network}, or stop the relay",
                     machine.identity.interface, request.client.mac
                 )
             };
             self.report(
                 now,
                 NoticeKind::UnknownNetwork,
-                relay,
+                network,
                 Some(request.client.mac),
                 text,
                 out,
@@ -96,11 +101,24 @@ impl Machine {
             Verdict::Refuse(why) => {
                 let authoritative = scope.subnet.authoritative;
                 self.withdraw_offer(index, request);
-                if selects || authoritative {
+                if (selects || authoritative) && !self.renews_elsewhere(index, request) {
                     self.refuse(now, request, address, why, out);
                 }
             }
         }
+    }
+
+    /// Whether a relay passes on the renewal of an address that this client has in another subnet.
+    /// A relay that is a router hears what clients send to the server itself, and some pass it on a
+    /// second time as coming from the relay's other side. The first copy is answered; a refusal of
+    /// the second would take the client's address away.
+    fn renews_elsewhere(&self, index: usize, request: &Request<'_>) -> bool {
+        let address = request.packet.ciaddr;
+        let has_it = |scope: &Scope| scope.leases.is_of(address, &request.client);
+        let mut scopes = self.scopes.iter().enumerate();
+        !request.packet.giaddr.is_unspecified()
+            && !address.is_unspecified()
+            && scopes.any(|(other, scope)| other != index && has_it(scope))
     }
 
     /// Binds the address and acknowledges it, once that is durable.
@@ -110,7 +128,7 @@ impl Machine {
         index: usize,
         request: &Request<'_>,
         address: Ipv4Addr,
-        action: Option<&BootAction>,
+        action: Option<&BootPlan>,
         out: &mut Vec<Output>,
     ) {
         let Some(scope) = self.scopes.get_mut(index) else {
@@ -156,7 +174,7 @@ impl Machine {
         request: &Request<'_>,
         kind: MessageType,
         address: Ipv4Addr,
-        action: Option<&BootAction>,
+        action: Option<&BootPlan>,
     ) -> Option<Box<Transmit>> {
         let scope = self.scopes.get(index)?;
         let mut packet = reply::to(request.packet, kind, request.server);
@@ -175,7 +193,7 @@ impl Machine {
         packet: &mut Packet,
         scope: &Scope,
         request: &Request<'_>,
-        action: Option<&BootAction>,
+        action: Option<&BootPlan>,
     ) {
         if let Some(action) = action {
             self.put_boot(packet, request, action, Shape::WithAddress);
@@ -187,6 +205,7 @@ impl Machine {
             packet,
             request.packet,
             &scope.subnet,
+            &request.tags,
             hostname,
             request.boots(),
         );
@@ -428,8 +447,9 @@ impl Scope {
         // address is free: it was probed then.
         let still_free = selects
             && self.offers.of(&request.client).is_none()
+            && self.has_for(address, &request.tags)
             && self.leases.is_available(address, now.wall);
-        if (is_own && (is_reserved || self.leases.is_dynamic(address)))
+        if (is_own && (is_reserved || self.has_for(address, &request.tags)))
             || still_free
             || (is_reserved && selects)
         {

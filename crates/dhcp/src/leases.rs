@@ -5,7 +5,7 @@
 //! from an ordered set.
 
 use crate::client::{Client, preference};
-use crate::config::Subnet;
+use crate::config::{Pool, Subnet};
 use crate::pool::AddressSet;
 use bugler_model::{Lease, LeaseState, MacAddr, Timestamp};
 use std::collections::{BTreeSet, HashMap};
@@ -18,7 +18,7 @@ const MOST_PER_MAC: usize = 8;
 /// How the addresses of a subnet are used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// Addresses for anybody.
+    /// Addresses in pools.
     pub(crate) total: usize,
     /// Leased at this time.
     pub(crate) bound: usize,
@@ -30,24 +30,33 @@ pub(crate) struct Leases {
     records: HashMap<Ipv4Addr, Lease>,
     /// The addresses that a MAC address has or had, the latest last.
     by_mac: HashMap<MacAddr, Vec<Ipv4Addr>>,
-    /// When each record ends whose address is for anybody and not on offer.
+    /// [`ANYBODY`], then one for each of [`Subnet::tagged`], in their order.
+    parts: Vec<Part>,
+}
+
+/// The part of a subnet's addresses that is for anybody.
+pub(crate) const ANYBODY: usize = 0;
+
+/// Addresses for the same clients.
+struct Part {
+    /// When each record ends whose address is one of these and not on offer.
     ends: BTreeSet<(Timestamp, Ipv4Addr)>,
-    /// Addresses for anybody, as configured.
+    /// As configured.
     dynamic: AddressSet,
     /// Those of them without a record and not on offer.
     free: AddressSet,
 }
 
-impl Leases {
-    /// The addresses of a subnet, none of them given out. `server` is never given out.
-    pub(crate) fn new(subnet: &Subnet, server: Ipv4Addr) -> Self {
-        let first = subnet.pools.iter().map(|pool| pool.first).min();
-        let last = subnet.pools.iter().map(|pool| pool.last).max();
+impl Part {
+    /// The addresses of these pools, but for those that are `taken`.
+    fn new(subnet: &Subnet, pools: &[Pool], taken: &[Ipv4Addr]) -> Self {
+        let first = pools.iter().map(|pool| pool.first).min();
+        let last = pools.iter().map(|pool| pool.last).max();
         let mut dynamic = match (first, last) {
             (Some(first), Some(last)) => AddressSet::new(first, last),
             _ => AddressSet::new(Ipv4Addr::BROADCAST, Ipv4Addr::UNSPECIFIED),
         };
-        for pool in &subnet.pools {
+        for pool in pools {
             for address in pool.first.to_bits()..=pool.last.to_bits() {
                 let address = Ipv4Addr::from_bits(address);
                 if subnet.network.is_host(address) {
@@ -55,25 +64,57 @@ impl Leases {
                 }
             }
         }
-        let taken = subnet
-            .reservations
-            .iter()
-            .map(|reservation| reservation.address);
-        for address in taken.chain(subnet.router).chain([server]) {
+        for &address in taken {
             dynamic.remove(address);
         }
         Self {
-            records: HashMap::new(),
-            by_mac: HashMap::new(),
             ends: BTreeSet::new(),
             free: dynamic.clone(),
             dynamic,
         }
     }
+}
 
-    /// Whether the address is for anybody.
+impl Leases {
+    /// The addresses of a subnet, none of them given out. `server` is never given out.
+    pub(crate) fn new(subnet: &Subnet, server: Ipv4Addr) -> Self {
+        let routers = subnet.tagged.iter().filter_map(|tagged| tagged.router);
+        let taken: Vec<Ipv4Addr> = subnet
+            .reservations
+            .iter()
+            .map(|reservation| reservation.address)
+            .chain(subnet.router)
+            .chain(routers)
+            .chain([server])
+            .collect();
+        let pools = subnet.tagged.iter().map(|tagged| &tagged.pools);
+        let parts = std::iter::once(&subnet.pools)
+            .chain(pools)
+            .map(|pools| Part::new(subnet, pools, &taken))
+            .collect();
+        Self {
+            records: HashMap::new(),
+            by_mac: HashMap::new(),
+            parts,
+        }
+    }
+
+    /// Whether the address is in a pool, for anybody or for some.
     pub(crate) fn is_dynamic(&self, address: Ipv4Addr) -> bool {
-        self.dynamic.contains(address)
+        self.part_of(address).is_some()
+    }
+
+    /// Which part an address of a pool is in.
+    pub(crate) fn part_of(&self, address: Ipv4Addr) -> Option<usize> {
+        self.parts
+            .iter()
+            .position(|part| part.dynamic.contains(address))
+    }
+
+    fn part_mut(&mut self, address: Ipv4Addr) -> Option<&mut Part> {
+        self.parts
+            .iter_mut()
+            .find(|part| part.dynamic.contains(address))
     }
 
     /// What is known of an address.
@@ -112,60 +153,68 @@ impl Leases {
         }
     }
 
-    /// Whether anybody may be given this address now, as far as leases say.
+    /// Whether this address may be given out now, as far as leases say.
     pub(crate) fn is_available(&self, address: Ipv4Addr, now: Timestamp) -> bool {
-        self.free.contains(address)
-            || self.get(address).is_some_and(|lease| {
-                self.ends.contains(&(lease.expires, address)) && lease.expires <= now
-            })
+        self.parts.iter().any(|part| {
+            part.free.contains(address)
+                || self.get(address).is_some_and(|lease| {
+                    part.ends.contains(&(lease.expires, address)) && lease.expires <= now
+                })
+        })
     }
 
-    /// An address for a new client: one that nobody had, where the client's hash points; else the
-    /// one whose lease ended first.
-    pub(crate) fn pick(&self, mac: MacAddr, now: Timestamp) -> Option<Ipv4Addr> {
-        self.free.pick(preference(mac)).or_else(|| {
-            let &(ended, address) = self.ends.first()?;
+    /// An address of one part for a new client: one that nobody had, where the client's hash
+    /// points; else the one whose lease ended first.
+    pub(crate) fn pick(&self, part: usize, mac: MacAddr, now: Timestamp) -> Option<Ipv4Addr> {
+        let part = self.parts.get(part)?;
+        part.free.pick(preference(mac)).or_else(|| {
+            let &(ended, address) = part.ends.first()?;
             (ended <= now).then_some(address)
         })
     }
 
     /// Takes an address out of what [`pick`](Self::pick) finds, while it is on offer.
     pub(crate) fn hold(&mut self, address: Ipv4Addr) {
-        self.free.remove(address);
-        if let Some(lease) = self.records.get(&address) {
-            self.ends.remove(&(lease.expires, address));
+        let held = self.records.get(&address).map(|lease| lease.expires);
+        if let Some(part) = self.part_mut(address) {
+            part.free.remove(address);
+            if let Some(expires) = held {
+                part.ends.remove(&(expires, address));
+            }
         }
     }
 
     /// Ends [`hold`](Self::hold).
     pub(crate) fn let_go(&mut self, address: Ipv4Addr) {
-        if !self.is_dynamic(address) {
+        let held = self.records.get(&address).map(|lease| lease.expires);
+        let Some(part) = self.part_mut(address) else {
             return;
-        }
-        match self.records.get(&address) {
-            Some(lease) => {
-                self.ends.insert((lease.expires, address));
+        };
+        match held {
+            Some(expires) => {
+                part.ends.insert((expires, address));
             }
-            None => self.free.insert(address),
+            None => part.free.insert(address),
         }
     }
 
     /// Records what became of an address; ends a hold on it.
     pub(crate) fn record(&mut self, lease: Lease) {
         let address = lease.address;
-        self.free.remove(address);
-        if self.is_dynamic(address) {
-            self.ends.insert((lease.expires, address));
+        let before = self.records.get(&address).map(|old| old.expires);
+        if let Some(part) = self.part_mut(address) {
+            part.free.remove(address);
+            if let Some(before) = before {
+                part.ends.remove(&(before, address));
+            }
+            part.ends.insert((lease.expires, address));
         }
-        let (mac, expires) = (lease.mac, lease.expires);
+        let mac = lease.mac;
         let is_declined = lease.state == LeaseState::Declined;
-        if let Some(old) = self.records.insert(address, lease) {
-            if old.expires != expires {
-                self.ends.remove(&(old.expires, address));
-            }
-            if old.mac != mac || is_declined {
-                self.forget_holder(old.mac, address);
-            }
+        if let Some(old) = self.records.insert(address, lease)
+            && (old.mac != mac || is_declined)
+        {
+            self.forget_holder(old.mac, address);
         }
         if is_declined {
             // It is nobody's: neither its finder nor its last holder gets it again.
@@ -187,6 +236,14 @@ impl Leases {
         }
     }
 
+    /// The addresses that are leased now, by walking over everything.
+    pub(crate) fn bound(&self, now: Timestamp) -> impl Iterator<Item = Ipv4Addr> {
+        self.records
+            .values()
+            .filter(move |lease| lease.state == LeaseState::Bound && lease.expires > now)
+            .map(|lease| lease.address)
+    }
+
     /// Counts, by walking over everything: for a message to people, not for a packet.
     pub(crate) fn usage(&self, now: Timestamp) -> Usage {
         let count = |state| {
@@ -196,7 +253,7 @@ impl Leases {
             self.records.values().filter(counts).count()
         };
         Usage {
-            total: self.dynamic.len(),
+            total: self.parts.iter().map(|part| part.dynamic.len()).sum(),
             bound: count(LeaseState::Bound),
             declined: count(LeaseState::Declined),
         }
@@ -206,7 +263,7 @@ impl Leases {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Network, Pool, Reservation};
+    use crate::config::{Network, Reservation};
 
     const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
@@ -266,28 +323,28 @@ mod tests {
         leases.record(lease(1, 4, None, 100));
         leases.record(lease(2, 5, None, 50));
         assert_eq!(
-            leases.pick(mac(7), Timestamp(200)),
+            leases.pick(ANYBODY, mac(7), Timestamp(200)),
             Some([10, 0, 0, 6].into())
         );
         leases.hold([10, 0, 0, 6].into());
         assert_eq!(
-            leases.pick(mac(7), Timestamp(200)),
+            leases.pick(ANYBODY, mac(7), Timestamp(200)),
             Some([10, 0, 0, 5].into())
         );
         leases.hold([10, 0, 0, 5].into());
-        assert_eq!(leases.pick(mac(7), Timestamp(99)), None);
+        assert_eq!(leases.pick(ANYBODY, mac(7), Timestamp(99)), None);
         assert_eq!(
-            leases.pick(mac(7), Timestamp(100)),
+            leases.pick(ANYBODY, mac(7), Timestamp(100)),
             Some([10, 0, 0, 4].into())
         );
         leases.let_go([10, 0, 0, 5].into());
         assert_eq!(
-            leases.pick(mac(7), Timestamp(99)),
+            leases.pick(ANYBODY, mac(7), Timestamp(99)),
             Some([10, 0, 0, 5].into())
         );
         leases.let_go([10, 0, 0, 6].into());
         assert_eq!(
-            leases.pick(mac(7), Timestamp(0)),
+            leases.pick(ANYBODY, mac(7), Timestamp(0)),
             Some([10, 0, 0, 6].into())
         );
     }
@@ -329,7 +386,7 @@ mod tests {
             let id = [7, 7, n];
             let address = leases
                 .of(&client(1, Some(&id)))
-                .or(leases.pick(mac(1), Timestamp(0)))
+                .or(leases.pick(ANYBODY, mac(1), Timestamp(0)))
                 .unwrap();
             let mut lease = lease(1, 0, Some(&id), 100);
             lease.address = address;

@@ -13,14 +13,17 @@
 //! outputs.
 
 use crate::client::Client;
-use crate::config::Subnet;
+use crate::config::{Subnet, check_together};
+use crate::delayed::Delayed;
 use crate::leases::Leases;
 use crate::offers::Offers;
 use crate::options::{MessageType, code};
+use crate::output::{Destination, Notice, NoticeKind, Output, Transmit};
 use crate::packet::{Op, Packet};
 use crate::recent::Recent;
-use bugler_boot::{BootAction, BootPlan, ClientFacts};
-use bugler_model::{Lease, MacAddr, Timestamp};
+use crate::scope::{Scope, subnet_named};
+use bugler_boot::{BootPlan, ClientFacts};
+use bugler_model::{Lease, LeaseState, MacAddr, Timestamp};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
@@ -51,94 +54,6 @@ pub struct Ingress {
     pub destination: Ipv4Addr,
 }
 
-/// Where a reply goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Destination {
-    /// To everybody on the link: 255.255.255.255 port 68.
-    Broadcast,
-    /// To a client that does not have its address yet and so answers no ARP: port 68 of `ip`, in
-    /// a frame to `mac`.
-    Link {
-        /// The address that it is about to have.
-        ip: Ipv4Addr,
-        /// Its Ethernet address.
-        mac: MacAddr,
-    },
-    /// As any UDP datagram: to a relay, or to a client that has its address.
-    Udp(SocketAddrV4),
-}
-
-/// A reply and its way.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transmit {
-    /// The message.
-    pub packet: Packet,
-    /// The length it may have; see [`Packet::encode`].
-    pub limit: usize,
-    /// The address and port that it comes from: those that the client asked.
-    pub from: SocketAddrV4,
-    /// Where it goes.
-    pub to: Destination,
-}
-
-/// What kind of thing a [`Notice`] tells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum NoticeKind {
-    /// A DHCP server or proxy that is not ours was heard.
-    ForeignServer,
-    /// What `auto` picked.
-    Mode,
-    /// No address was left to give.
-    PoolExhausted,
-    /// An address is used by somebody who does not have it from here.
-    AddressInUse,
-    /// A client was told that its address is wrong.
-    Refused,
-    /// A relay speaks for a network that is not configured.
-    UnknownNetwork,
-    /// Leases could not be stored.
-    CommitFailed,
-    /// Options did not fit into a reply.
-    LeftOut,
-    /// A socket failed.
-    Network,
-}
-
-/// Something that a person should know.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Notice {
-    /// What kind of thing.
-    pub kind: NoticeKind,
-    /// The client that it concerns.
-    pub mac: Option<MacAddr>,
-    /// One or two sentences: what happened, and what to do.
-    pub text: String,
-}
-
-/// What the machine wants done, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Output {
-    /// Send a reply.
-    Send(Box<Transmit>),
-    /// Store a lease, and only when it is durable send the reply that goes with it. When it cannot
-    /// be stored, nothing is sent.
-    Commit {
-        /// The lease, in the place of any other of its address.
-        lease: Box<Lease>,
-        /// The ACK. `None` after DECLINE and RELEASE, which have no answer.
-        then: Option<Box<Transmit>>,
-    },
-    /// Ask by ARP who has this address; an answer goes to [`Machine::probe_answered`].
-    Probe {
-        /// Which address.
-        address: Ipv4Addr,
-    },
-    /// Broadcast this as a client would, to find other servers: from port 68 to port 67.
-    Search(Box<Packet>),
-    /// Tell people.
-    Report(Notice),
-}
-
 /// What the request was, for an [`Advisor`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ask<'a> {
@@ -150,6 +65,8 @@ pub struct Ask<'a> {
     pub server: Ipv4Addr,
     /// The port it was sent to: [`SERVER_PORT`] or [`PXE_PORT`].
     pub port: u16,
+    /// An address of the network that the client is in: its relay's, or else `server`.
+    pub from: Ipv4Addr,
 }
 
 /// Knows what a client boots.
@@ -159,6 +76,13 @@ pub struct Ask<'a> {
 pub trait Advisor: Send + Sync {
     /// What this client is to be given.
     fn advise(&self, facts: &ClientFacts, ask: Ask<'_>) -> BootPlan;
+
+    /// The tags of the device that this client is, for [`Subnet::tagged`]. Asked for each packet of
+    /// any client, and only where a subnet has something for tags.
+    fn tags(&self, facts: &ClientFacts) -> Vec<String> {
+        let _ = facts;
+        vec![]
+    }
 }
 
 /// Whose addresses the clients have.
@@ -192,23 +116,20 @@ pub struct Identity {
     pub http_port: u16,
 }
 
-/// A subnet and what became of its addresses.
-pub(crate) struct Scope {
-    pub(crate) subnet: Subnet,
-    pub(crate) leases: Leases,
-    pub(crate) offers: Offers,
-}
-
 /// The server of one interface.
 pub struct Machine {
     pub(crate) identity: Identity,
     pub(crate) mode: Mode,
     /// That of the link first.
     pub(crate) scopes: Vec<Scope>,
+    /// Whether any subnet has something for tags.
+    has_tagged: bool,
     /// Addresses that nobody answered for a short while ago.
     pub(crate) unused: Recent<Ipv4Addr>,
     /// What was reported a short while ago.
     pub(crate) said: Recent<(NoticeKind, Ipv4Addr)>,
+    /// Offers that are held back.
+    pub(crate) delayed: Delayed,
 }
 
 /// A request with what was read from it.
@@ -220,6 +141,8 @@ pub(crate) struct Request<'a> {
     pub(crate) facts: ClientFacts,
     /// The address of ours that the reply comes from.
     pub(crate) server: Ipv4Addr,
+    /// The tags of the client's device; none where no subnet has something for tags.
+    pub(crate) tags: Vec<String>,
 }
 
 impl<'a> Request<'a> {
@@ -237,6 +160,7 @@ impl<'a> Request<'a> {
             client: Client::of(mac, &packet.options),
             facts: ClientFacts::from_options(mac, |code| packet.options.get(code)),
             server,
+            tags: vec![],
         }
     }
 
@@ -266,6 +190,7 @@ impl Machine {
         leases: Vec<Lease>,
     ) -> Result<Self, crate::config::ConfigError> {
         let mut scopes = vec![];
+        check_together(&subnets)?;
         for subnet in subnets {
             subnet.check()?;
             let leases = Leases::new(&subnet, identity.address);
@@ -284,9 +209,11 @@ impl Machine {
         Ok(Self {
             identity,
             mode,
+            has_tagged: scopes.iter().any(|scope| !scope.subnet.tagged.is_empty()),
             scopes,
             unused: Recent::new(UNUSED_FOR, 65_536),
             said: Recent::new(SAY_EVERY, 1024),
+            delayed: Delayed::default(),
         })
     }
 
@@ -320,10 +247,13 @@ impl Machine {
             return;
         };
         let server = self.own_address(ingress.destination);
-        let request = Request::read(packet, kind, mac, ingress, server);
+        let mut request = Request::read(packet, kind, mac, ingress, server);
+        if self.mode == Mode::Full && self.has_tagged {
+            request.tags = advisor.tags(&request.facts);
+        }
         match (ingress.port, self.mode) {
             (PXE_PORT, _) => self.boot_server(&request, advisor, out),
-            (_, Mode::Proxy) => self.proxy(&request, advisor, out),
+            (_, Mode::Proxy) => self.proxy(now, &request, advisor, out),
             (_, Mode::Full) => self.full(now, &request, advisor, out),
         }
     }
@@ -351,19 +281,19 @@ impl Machine {
     }
 
     /// What a boot client is to be given; `None` for a client that does not boot.
-    pub(crate) fn advice(
-        &self,
-        request: &Request<'_>,
-        advisor: &dyn Advisor,
-    ) -> Option<BootAction> {
+    pub(crate) fn advice(&self, request: &Request<'_>, advisor: &dyn Advisor) -> Option<BootPlan> {
         request.facts.firmware?;
         let ask = Ask {
             message: request.kind,
             interface: &self.identity.interface,
             server: request.server,
             port: request.ingress.port,
+            from: match request.packet.giaddr {
+                Ipv4Addr::UNSPECIFIED => request.server,
+                relay => relay,
+            },
         };
-        Some(advisor.advise(&request.facts, ask).action)
+        Some(advisor.advise(&request.facts, ask))
     }
 
     /// The reply, its length limit and the address it comes from.
@@ -387,14 +317,31 @@ impl Machine {
         self.scopes
             .iter()
             .filter_map(|scope| scope.offers.next_deadline())
+            .chain(self.delayed.next_deadline())
             .min()
     }
 
-    /// Does what is due: lets offers lapse, and answers clients whose address nobody claimed.
+    /// Does what is due: lets offers lapse, answers clients whose address nobody claimed, and sends
+    /// what was held back.
     pub fn on_deadline(&mut self, now: Now, out: &mut Vec<Output>) {
+        self.delayed.on_deadline(now.up, out);
         for index in 0..self.scopes.len() {
             self.scope_deadline(index, now, out);
         }
+    }
+
+    /// The addresses of the link that are leased now.
+    pub(crate) fn leased_on_link(&self, now: Timestamp) -> Vec<Ipv4Addr> {
+        self.scopes
+            .first()
+            .map_or_else(Vec::new, |scope| scope.leases.bound(now).collect())
+    }
+
+    /// To whom an address is leased now.
+    pub(crate) fn holder(&self, address: Ipv4Addr, now: Timestamp) -> Option<MacAddr> {
+        let mut leases = self.scopes.iter().map(|scope| scope.leases.get(address));
+        let lease = leases.find_map(|lease| lease)?;
+        (lease.state == LeaseState::Bound && lease.expires > now).then_some(lease.mac)
     }
 
     /// Reports, unless the same was reported about the same address a short while ago.
@@ -416,8 +363,8 @@ impl Machine {
         }
     }
 
-    /// The subnet of a request: the relay's network, or that of an address which its client uses
-    /// already, or that of the link.
+    /// The subnet of a request: the one that it names, or the relay's network, or that of an
+    /// address which its client uses already, or that of the link.
     pub(crate) fn scope_of(&self, request: &Request<'_>) -> Option<usize> {
         let packet = request.packet;
         let containing = |address| {
@@ -425,6 +372,9 @@ impl Machine {
                 .iter()
                 .position(|scope| scope.subnet.network.contains(address))
         };
+        if let Some(named) = subnet_named(packet) {
+            return containing(named);
+        }
         if !packet.giaddr.is_unspecified() {
             return containing(packet.giaddr);
         }
@@ -440,22 +390,11 @@ impl Machine {
     }
 }
 
-impl Scope {
-    /// Whether the address is one that this subnet gives out.
-    pub(crate) fn has(&self, address: Ipv4Addr) -> bool {
-        self.leases.is_dynamic(address)
-            || self
-                .subnet
-                .reservations
-                .iter()
-                .any(|reservation| reservation.address == address)
-    }
-}
-
 /// Text that a client sent, safe to show and to store: at most 64 characters, without control
 /// characters.
 pub(crate) fn shown(bytes: &[u8]) -> Option<String> {
-    let text: String = String::from_utf8_lossy(bytes)
+    // Four times as many bytes as there are characters to keep: what is behind them costs nothing.
+    let text: String = String::from_utf8_lossy(bytes.get(..256).unwrap_or(bytes))
         .trim_end_matches('\0')
         .chars()
         .take(64)

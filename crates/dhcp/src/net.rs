@@ -1,4 +1,4 @@
-//! Sockets and the task of one interface.
+//! Sockets and the thread of one interface.
 //!
 //! ```text
 //! UDP 67, UDP 4011 --\                          /--> Notify
@@ -12,34 +12,40 @@
 //! ```
 //!
 //! One commit is under way at a time. What comes in meanwhile is answered if it needs no commit,
-//! and otherwise goes into the next one: the busier the server, the larger the groups.
+//! and otherwise goes into the next one: the busier the server, the larger the groups. Packets come
+//! and go by the batch, one system call each; DISCOVERs that came together with other requests are
+//! answered after them ([`backlog`](crate::backlog)).
 
+use crate::backlog::{Backlog, is_discover};
+use crate::batch::Inbox;
 use crate::config::Subnet;
 use crate::engine::{Engine, Policy};
 use crate::error::Error;
 use crate::frame;
 use crate::interface::Interface;
-use crate::machine::{
-    Advisor, CLIENT_PORT, Destination, Identity, Ingress, Mode, Notice, NoticeKind, Now, Output,
-    PXE_PORT, SERVER_PORT, Transmit,
-};
+use crate::machine::{Advisor, CLIENT_PORT, Identity, Ingress, Mode, Now, PXE_PORT, SERVER_PORT};
+use crate::output::{Destination, Notice, NoticeKind, Output, Transmit};
 use crate::packet::Packet;
 use crate::recent::Recent;
-use crate::sockets::{Buffers, Sockets, Udp};
+use crate::sockets::{Sockets, inbox};
 use bugler_model::{Lease, MacAddr, Timestamp};
+use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
 
 /// Leases that may wait for a commit; when there are more, no request is read until it is done.
 const MOST_WAITING: usize = 4096;
 
 /// Batches of datagrams that are read in one round, before the round's leases are committed.
 const BATCHES_PER_ROUND: usize = 32;
+
+/// DISCOVERs that are answered in one round, before it is looked for what else has come in.
+const DISCOVERS_PER_ROUND: usize = 64;
 
 /// Frames that are read in one round from a packet socket.
 const FRAMES_PER_ROUND: usize = 64;
@@ -89,11 +95,12 @@ pub struct Server;
 pub struct Handle {
     mode: watch::Receiver<Option<Mode>>,
     stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<()>,
+    ended: oneshot::Receiver<()>,
 }
 
 impl Server {
-    /// Opens the sockets and starts serving, on the runtime of the caller.
+    /// Opens the sockets and starts serving, on a thread of its own: whatever else the program does,
+    /// packets are answered, and nothing is handed from thread to thread but leases.
     ///
     /// # Errors
     /// Where the sockets cannot be opened, or the configuration cannot be meant.
@@ -127,10 +134,10 @@ impl Server {
             (interface.mac, xid),
             clock.now(),
         )?;
-        let sockets = Sockets::open(&interface)?;
         let (mode_sender, mode) = watch::channel(engine.mode());
         let (stop, stopped) = oneshot::channel();
-        let task = Task {
+        let link = interface.clone();
+        let task = move |sockets| Task {
             engine,
             sockets,
             mac: interface.mac,
@@ -142,6 +149,7 @@ impl Server {
             notify,
             mode: mode_sender,
             out: vec![],
+            backlog: Backlog::default(),
             waiting: Group::default(),
             committing: None,
             said: Recent::new(SAY_EVERY, 64),
@@ -150,9 +158,61 @@ impl Server {
         Ok(Handle {
             mode,
             stop: Some(stop),
-            task: tokio::spawn(task.run(stopped)),
+            ended: spawn(link, task, stopped)?,
         })
     }
+}
+
+/// Starts the thread that opens the sockets and runs the task. What is returned ends with it.
+fn spawn(
+    interface: Interface,
+    task: impl FnOnce(Sockets) -> Task + Send + 'static,
+    stopped: oneshot::Receiver<()>,
+) -> Result<oneshot::Receiver<()>, Error> {
+    let failed = |interface: &Interface, source| Error::Socket {
+        what: "a thread for DHCP",
+        interface: interface.name.clone(),
+        source,
+    };
+    let (opened, outcome) = std::sync::mpsc::sync_channel(1);
+    let (ending, ended) = oneshot::channel();
+    let name = interface.name.clone();
+    let work = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|source| failed(&interface, source));
+        let prepared = runtime.and_then(|runtime| {
+            // Sockets are watched by the runtime in which they are opened.
+            let sockets = {
+                let _within = runtime.enter();
+                Sockets::open(&interface)?
+            };
+            Ok((runtime, sockets))
+        });
+        match prepared {
+            Ok((runtime, sockets)) => {
+                // Whoever started us waits for this.
+                let _ = opened.send(Ok(()));
+                runtime.block_on(task(sockets).run(stopped));
+            }
+            Err(error) => {
+                let _ = opened.send(Err(error));
+            }
+        }
+        drop(ending);
+    };
+    std::thread::Builder::new()
+        .name(format!("dhcp-{name}"))
+        .spawn(work)
+        .map_err(|source| Error::Socket {
+            what: "a thread for DHCP",
+            interface: name,
+            source,
+        })?;
+    // An error: the thread has panicked before it could say anything, which `ended` tells.
+    outcome.recv().unwrap_or(Ok(()))?;
+    Ok(ended)
 }
 
 impl Handle {
@@ -173,8 +233,8 @@ impl Handle {
     /// sockets.
     pub async fn stop(mut self) {
         self.stop.take();
-        // An error is a panic of the task, which tokio has reported; it is over in either case.
-        let _ = (&mut self.task).await;
+        // The other end is dropped with the thread, whatever became of it.
+        let _ = (&mut self.ended).await;
     }
 }
 
@@ -207,7 +267,8 @@ struct Group {
 }
 
 struct Commit {
-    task: JoinHandle<Result<(), String>>,
+    /// Kept here, not in the poll that may be cancelled: an answer that is lost is lost for good.
+    work: Pin<Box<dyn Future<Output = Result<(), String>> + Send>>,
     replies: Vec<Transmit>,
     leases: usize,
 }
@@ -224,6 +285,7 @@ struct Task {
     notify: Arc<dyn Notify>,
     mode: watch::Sender<Option<Mode>>,
     out: Vec<Output>,
+    backlog: Backlog,
     waiting: Group,
     committing: Option<Commit>,
     said: Recent<(NoticeKind, u8)>,
@@ -234,17 +296,14 @@ struct Task {
 /// The end of a commit; never, where none is under way.
 async fn committed(commit: &mut Option<Commit>) -> Result<(), String> {
     match commit {
-        Some(commit) => match (&mut commit.task).await {
-            Ok(result) => result,
-            Err(error) => Err(format!("the lease log ended: {error}")),
-        },
+        Some(commit) => (&mut commit.work).await,
         None => std::future::pending().await,
     }
 }
 
 impl Task {
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
-        let mut buffers = Buffers::new();
+        let mut inbox = inbox();
         let mut frame = vec![0; 2048];
         loop {
             let deadline = self.clock.moment(self.engine.next_deadline());
@@ -256,13 +315,14 @@ impl Task {
                 _ = self.sockets.pxe.readable(), if may_read => {}
                 _ = self.sockets.arp.readable() => {}
                 _ = self.sockets.replies.readable() => {}
+                () = std::future::ready(()), if may_read && !self.backlog.is_empty() => {}
                 () = tokio::time::sleep_until(deadline) => {}
             }
             // Whatever woke us, everything that is there is taken: answers to probes before the
             // deadlines that they end.
             self.receive_answers(&mut frame);
             if may_read {
-                self.receive_requests(&mut buffers);
+                self.receive_requests(&mut inbox);
             }
             let now = self.clock.now();
             self.engine.on_deadline(now, &*self.advisor, &mut self.out);
@@ -277,38 +337,36 @@ impl Task {
         }
     }
 
-    fn receive_requests(&mut self, buffers: &mut Buffers) {
+    fn receive_requests(&mut self, inbox: &mut Inbox) {
         let Self {
             engine,
             sockets,
             clock,
             advisor,
             out,
+            backlog,
             ..
         } = self;
         let now = clock.now();
+        let mut handle = |ingress: Ingress, bytes: &[u8]| match Packet::decode(bytes) {
+            Ok(packet) => engine.handle(now, ingress, &packet, &**advisor, out),
+            Err(error) => tracing::debug!(source = %ingress.source, %error, "ignored a packet"),
+        };
         let mut errors = vec![];
         for (port, socket) in [(PXE_PORT, &sockets.pxe), (SERVER_PORT, &sockets.server)] {
             for _ in 0..BATCHES_PER_ROUND {
-                let more =
-                    socket.receive(buffers, |source, destination, bytes| {
-                        match Packet::decode(bytes) {
-                            Ok(packet) => {
-                                engine.handle(
-                                    now,
-                                    Ingress {
-                                        port,
-                                        source,
-                                        destination,
-                                    },
-                                    &packet,
-                                    &**advisor,
-                                    out,
-                                );
-                            }
-                            Err(error) => tracing::debug!(%source, %error, "ignored a packet"),
-                        }
-                    });
+                let more = socket.receive(inbox, |source, destination, bytes| {
+                    let ingress = Ingress {
+                        port,
+                        source,
+                        destination,
+                    };
+                    if is_discover(bytes) {
+                        backlog.push(ingress, bytes);
+                    } else {
+                        handle(ingress, bytes);
+                    }
+                });
                 match more {
                     Ok(true) => {}
                     Ok(false) => break,
@@ -317,6 +375,11 @@ impl Task {
                         break;
                     }
                 }
+            }
+        }
+        for _ in 0..DISCOVERS_PER_ROUND {
+            if !backlog.next(&mut handle) {
+                break;
             }
         }
         for error in errors {
@@ -330,7 +393,7 @@ impl Task {
             match self.sockets.arp.receive(buffer) {
                 Ok(Some(bytes)) => {
                     if let Some((address, by)) = frame::arp_answer(bytes) {
-                        self.engine.probe_answered(now, address, by, &mut self.out);
+                        self.engine.arp_answered(now, address, by, &mut self.out);
                     }
                 }
                 Ok(None) => break,
@@ -362,13 +425,20 @@ impl Task {
     fn act(&mut self) {
         for output in std::mem::take(&mut self.out) {
             match output {
-                Output::Send(transmit) => self.send(&transmit),
+                Output::Send(transmit) => self.post(&transmit),
                 Output::Commit { lease, then } => {
                     self.waiting.leases.push(*lease);
                     self.waiting.replies.extend(then.map(|then| *then));
                 }
                 Output::Probe { address } => {
-                    let question = frame::arp_question(self.mac, self.address, address);
+                    // Asked about our own address with it as the sender, nobody would answer
+                    // (RFC 5227 section 1.1).
+                    let from = if address == self.address {
+                        Ipv4Addr::UNSPECIFIED
+                    } else {
+                        self.address
+                    };
+                    let question = frame::arp_question(self.mac, from, address);
                     if let Err(error) = self.sockets.arp.send(&question) {
                         self.trouble("ask by ARP", &error);
                     }
@@ -377,6 +447,7 @@ impl Task {
                 Output::Report(notice) => self.notify.notify(notice),
             }
         }
+        self.flush();
         let mode = self.engine.mode();
         self.mode
             .send_if_modified(|known| std::mem::replace(known, mode) != mode);
@@ -384,10 +455,8 @@ impl Task {
             let Group { leases, replies } = std::mem::take(&mut self.waiting);
             let log = self.log.clone();
             let count = leases.len();
-            // A task of its own: an answer that is lost in a cancelled poll would be lost for good.
-            let task = tokio::spawn(async move { log.commit(leases).await });
             self.committing = Some(Commit {
-                task,
+                work: Box::pin(async move { log.commit(leases).await }),
                 replies,
                 leases: count,
             });
@@ -404,8 +473,9 @@ impl Task {
         match result {
             Ok(()) => {
                 for reply in replies {
-                    self.send(&reply);
+                    self.post(&reply);
                 }
+                self.flush();
             }
             Err(error) => {
                 let text = format!(
@@ -419,9 +489,27 @@ impl Task {
         }
     }
 
-    fn send(&mut self, transmit: &Transmit) {
-        let encoded = transmit.packet.encode(transmit.limit);
-        for code in encoded.left_out {
+    /// Puts a reply with those that [`flush`](Self::flush) sends.
+    fn post(&mut self, transmit: &Transmit) {
+        let from = transmit.from;
+        let client = |ip| SocketAddrV4::new(ip, CLIENT_PORT);
+        let left_out = match transmit.to {
+            Destination::Udp(to) => {
+                let socket = if from.port() == PXE_PORT {
+                    &mut self.sockets.pxe
+                } else {
+                    &mut self.sockets.server
+                };
+                socket.post(*from.ip(), to, |bytes| {
+                    transmit.packet.encode_to(transmit.limit, bytes)
+                })
+            }
+            Destination::Broadcast => {
+                self.post_frame(transmit, frame::BROADCAST, client(Ipv4Addr::BROADCAST))
+            }
+            Destination::Link { ip, mac } => self.post_frame(transmit, mac, client(ip)),
+        };
+        for code in left_out {
             let text = format!(
                 "DHCP option {code} did not fit into a reply on {}, because clients take only {} bytes: make \
                  options shorter or fewer",
@@ -429,32 +517,29 @@ impl Task {
             );
             self.say(NoticeKind::LeftOut, code, text);
         }
-        let from = transmit.from;
-        let client = |ip| SocketAddrV4::new(ip, CLIENT_PORT);
-        let framed = |mac, to| frame::udp((self.mac, from), (mac, to), &encoded.bytes);
-        let sent = match transmit.to {
-            Destination::Broadcast => self
-                .sockets
-                .replies
-                .send(&framed(frame::BROADCAST, client(Ipv4Addr::BROADCAST))),
-            Destination::Link { ip, mac } => self.sockets.replies.send(&framed(mac, client(ip))),
-            Destination::Udp(to) => self.udp(from.port()).send(*from.ip(), to, &encoded.bytes),
-        };
-        if let Err(error) = sent {
-            let to = match transmit.to {
-                Destination::Broadcast => Ipv4Addr::BROADCAST,
-                Destination::Link { ip, .. } => ip,
-                Destination::Udp(to) => *to.ip(),
-            };
-            self.trouble(&format!("send a reply to {to}"), &error);
-        }
     }
 
-    fn udp(&self, port: u16) -> &Udp {
-        if port == PXE_PORT {
-            &self.sockets.pxe
-        } else {
-            &self.sockets.server
+    fn post_frame(&mut self, transmit: &Transmit, mac: MacAddr, to: SocketAddrV4) -> Vec<u8> {
+        let encoded = transmit.packet.encode(transmit.limit);
+        let framed = frame::udp((self.mac, transmit.from), (mac, to), &encoded.bytes);
+        self.sockets.replies.post(&framed);
+        encoded.left_out
+    }
+
+    /// Sends what was posted.
+    fn flush(&mut self) {
+        let mut errors = vec![];
+        for socket in [&mut self.sockets.server, &mut self.sockets.pxe] {
+            socket.flush(|to, error| {
+                let to = to.map_or(Ipv4Addr::UNSPECIFIED, |to| *to.ip());
+                errors.push((format!("send a reply to {to}"), error));
+            });
+        }
+        self.sockets
+            .replies
+            .flush(|error| errors.push(("send a reply".to_owned(), error)));
+        for (what, error) in errors {
+            self.trouble(&what, &error);
         }
     }
 

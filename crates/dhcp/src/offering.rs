@@ -2,11 +2,12 @@
 //! (RFC 2131 sections 2.2, 3.1 and 4.3.1).
 
 use crate::full::declined;
-use crate::machine::{Advisor, Ingress, Machine, NoticeKind, Now, Output, Request};
-use crate::offers::{MOST, Waiting};
+use crate::machine::{Advisor, Ingress, Machine, Now, Request};
+use crate::offers::{HOLD, HOLD_WITHOUT_REQUEST, MOST, Waiting};
 use crate::options::{MessageType, code};
+use crate::output::{NoticeKind, Output};
 use crate::packet::Packet;
-use bugler_boot::BootAction;
+use bugler_boot::{BootAction, BootPlan};
 use bugler_model::{LeaseState, MacAddr};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -29,10 +30,20 @@ struct Choice {
     fresh: bool,
 }
 
+/// How long an offer to this client is kept. The boot ROMs of the Raspberry Pis that have no EEPROM
+/// boot with what they were offered; where they are given nothing to boot, they do not.
+fn hold(request: &Request<'_>, action: Option<&BootPlan>) -> Duration {
+    let boots = action.is_some_and(|plan| plan.action == BootAction::RaspberryPi);
+    match request.facts.pi {
+        Some(pi) if boots && !pi.family.has_eeprom() => HOLD_WITHOUT_REQUEST,
+        _ => HOLD,
+    }
+}
+
 /// What one DISCOVER has come to.
 struct Attempt {
     /// What the client is to boot.
-    action: Option<BootAction>,
+    action: Option<BootPlan>,
     /// The address that was just found in use.
     avoid: Option<Ipv4Addr>,
     /// How many were found in use.
@@ -101,11 +112,13 @@ impl Machine {
             scope.withdraw(oldest);
         }
         scope.leases.hold(address);
+        let hold = hold(request, action.as_ref());
         let waiting = probes.then(|| {
             Box::new(Waiting {
                 request: request.packet.clone(),
                 ingress: request.ingress,
                 action: action.clone(),
+                tags: request.tags.clone(),
                 due: now.up + PROBE_AGAIN,
                 probes_left: 1,
                 found_used,
@@ -113,7 +126,7 @@ impl Machine {
         });
         scope
             .offers
-            .insert(address, request.client.clone(), waiting, now.up);
+            .insert(address, request.client.clone(), waiting, hold, now.up);
         if probes {
             out.push(Output::Probe { address });
         } else {
@@ -124,7 +137,9 @@ impl Machine {
                 address,
                 action.as_ref(),
             );
-            out.extend(reply.map(Output::Send));
+            if let Some(reply) = reply {
+                self.delayed.send(request, reply, now.up, out);
+            }
         }
     }
 
@@ -160,31 +175,39 @@ impl Machine {
             });
         }
         let not_offered = |address: &Ipv4Addr| scope.offers.at(*address).is_none();
-        let had = scope
-            .leases
-            .of(client)
-            .filter(|address| scope.leases.is_dynamic(*address));
-        if let Some(address) = had.filter(allowed).filter(not_offered) {
-            return Some(Choice {
-                address,
-                fresh: false,
-            });
-        }
-        let requested = request.packet.options.address(code::REQUESTED_ADDRESS);
-        let address = requested
+        let had = scope.leases.of(client).filter(allowed).filter(not_offered);
+        let requested = request
+            .packet
+            .options
+            .address(code::REQUESTED_ADDRESS)
             .filter(allowed)
-            .filter(|address| scope.leases.is_available(*address, now.wall))
-            .or_else(|| scope.leases.pick(client.mac, now.wall))
-            .or_else(|| {
-                let oldest = scope
-                    .offers
-                    .oldest(now.up)
-                    .filter(|address| scope.leases.is_dynamic(*address))?;
-                scope.withdraw(oldest);
-                Some(oldest)
-            })?;
+            .filter(|address| scope.leases.is_available(*address, now.wall));
+        // A device that was given a tag moves to the pool of that tag when it next starts.
+        for &part in scope.parts(&request.tags).iter() {
+            let is_here = |address: &Ipv4Addr| scope.leases.part_of(*address) == Some(part);
+            if let Some(address) = had.filter(is_here) {
+                return Some(Choice {
+                    address,
+                    fresh: false,
+                });
+            }
+            let address = requested
+                .filter(is_here)
+                .or_else(|| scope.leases.pick(part, client.mac, now.wall));
+            if let Some(address) = address {
+                return Some(Choice {
+                    address,
+                    fresh: true,
+                });
+            }
+        }
+        let oldest = scope
+            .offers
+            .oldest(now.up)
+            .filter(|address| scope.has_for(*address, &request.tags))?;
+        scope.withdraw(oldest);
         Some(Choice {
-            address,
+            address: oldest,
             fresh: true,
         })
     }
@@ -233,7 +256,7 @@ impl Machine {
         by: MacAddr,
         out: &mut Vec<Output>,
     ) {
-        let waits = |scope: &crate::machine::Scope| {
+        let waits = |scope: &crate::scope::Scope| {
             scope
                 .offers
                 .at(address)
@@ -286,9 +309,14 @@ impl Machine {
             avoid: Some(address),
             found_used,
         };
-        self.with_request(&waiting.request, waiting.ingress, |machine, request| {
-            machine.offer(now, index, request, attempt, out);
-        });
+        self.with_request(
+            waiting.request,
+            waiting.ingress,
+            waiting.tags,
+            |machine, request| {
+                machine.offer(now, index, request, attempt, out);
+            },
+        );
     }
 
     /// What is due in one subnet.
@@ -323,30 +351,43 @@ impl Machine {
         let Some(offer) = scope.offers.remove(address) else {
             return;
         };
-        scope.offers.insert(address, offer.client, None, now.up);
+        scope
+            .offers
+            .insert(address, offer.client, None, offer.hold, now.up);
         let Some(waiting) = offer.waiting else { return };
-        self.with_request(&waiting.request, waiting.ingress, |machine, request| {
-            let reply = machine.reply_with_address(
-                index,
-                request,
-                MessageType::Offer,
-                address,
-                waiting.action.as_ref(),
-            );
-            out.extend(reply.map(Output::Send));
-        });
+        let action = waiting.action;
+        self.with_request(
+            waiting.request,
+            waiting.ingress,
+            waiting.tags,
+            |machine, request| {
+                let reply = machine.reply_with_address(
+                    index,
+                    request,
+                    MessageType::Offer,
+                    address,
+                    action.as_ref(),
+                );
+                if let Some(reply) = reply {
+                    machine.delayed.send(request, reply, now.up, out);
+                }
+            },
+        );
     }
 
     /// Reads a request that was kept.
     fn with_request(
         &mut self,
-        packet: &Packet,
+        packet: Packet,
         ingress: Ingress,
+        tags: Vec<String>,
         run: impl FnOnce(&mut Self, &Request<'_>),
     ) {
         if let (Some(kind), Some(mac)) = (packet.message_type(), packet.mac()) {
             let server = self.own_address(ingress.destination);
-            run(self, &Request::read(packet, kind, mac, ingress, server));
+            let mut request = Request::read(&packet, kind, mac, ingress, server);
+            request.tags = tags;
+            run(self, &request);
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::client::Client;
 use crate::machine::Ingress;
 use crate::packet::Packet;
-use bugler_boot::BootAction;
+use bugler_boot::BootPlan;
 use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -11,6 +11,12 @@ use std::time::Duration;
 /// How long an address is kept for the client that it was offered to. PXE firmware collects offers
 /// for up to 16 s, and tries a second server before it comes back.
 pub(crate) const HOLD: Duration = Duration::from_secs(60);
+
+/// How long it is kept for a client that uses what it was offered and never requests it: a Raspberry
+/// Pi 3B (raspberrypi/firmware issue 1699) has its address from the offer alone while it fetches a
+/// kernel and an initramfs over TFTP in lock step. It is not given to anybody else in the meantime,
+/// but for the last minute, when no other address is left.
+pub(crate) const HOLD_WITHOUT_REQUEST: Duration = Duration::from_secs(600);
 
 /// How long it is kept at least, where others go without.
 pub(crate) const LEAST_HOLD: Duration = Duration::from_secs(5);
@@ -21,7 +27,8 @@ pub(crate) const MOST: usize = 32_768;
 /// An address on offer.
 pub(crate) struct Offer {
     pub(crate) client: Client,
-    /// When it lapses.
+    /// For how long it is kept, and until when.
+    pub(crate) hold: Duration,
     until: Duration,
     /// The request that is answered once the address is known to be unused.
     pub(crate) waiting: Option<Box<Waiting>>,
@@ -31,7 +38,9 @@ pub(crate) struct Offer {
 pub(crate) struct Waiting {
     pub(crate) request: Packet,
     pub(crate) ingress: Ingress,
-    pub(crate) action: Option<BootAction>,
+    pub(crate) action: Option<BootPlan>,
+    /// The tags of the client's device.
+    pub(crate) tags: Vec<String>,
     /// When the next step is due.
     pub(crate) due: Duration,
     /// Questions still to be asked before the address counts as unused.
@@ -62,15 +71,16 @@ impl Offers {
         self.by_address.get(&address)
     }
 
-    /// Puts an address on offer from `now` on. The caller has removed what was there.
+    /// Puts an address on offer from `now` on, for as long as `hold`. The caller has removed what was there.
     pub(crate) fn insert(
         &mut self,
         address: Ipv4Addr,
         client: Client,
         waiting: Option<Box<Waiting>>,
+        hold: Duration,
         now: Duration,
     ) {
-        let until = now + HOLD;
+        let until = now + hold;
         self.lapses.insert((until, address));
         if let Some(waiting) = &waiting {
             self.probes.insert((waiting.due, address));
@@ -80,6 +90,7 @@ impl Offers {
             address,
             Offer {
                 client,
+                hold,
                 until,
                 waiting,
             },
@@ -105,7 +116,7 @@ impl Offers {
         address: Ipv4Addr,
         request: &Packet,
         ingress: Ingress,
-        action: Option<&BootAction>,
+        action: Option<&BootPlan>,
     ) -> bool {
         let Some(waiting) = self
             .by_address

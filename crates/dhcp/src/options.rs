@@ -60,6 +60,10 @@ pub mod code {
     pub const CLIENT_NDI: u8 = 94;
     /// Client machine identifier (RFC 4578).
     pub const CLIENT_UUID: u8 = 97;
+    /// Subnet selection: an address in the subnet that the client is to get one from (RFC 3011).
+    pub const SUBNET_SELECTION: u8 = 118;
+    /// Link selection: the same, said by the relay; a sub-option of [`RELAY_INFO`] (RFC 3527).
+    pub const LINK_SELECTION: u8 = 5;
     /// TFTP server addresses (RFC 5859).
     pub const TFTP_SERVER_ADDRESS: u8 = 150;
     /// iPXE's own encapsulated options.
@@ -199,21 +203,36 @@ struct Entry {
 }
 
 impl Options {
-    /// Gathers the options of several areas, in the order that RFC 3396 section 5 gives them.
-    pub(crate) fn gather(areas: &[&[u8]]) -> Self {
+    /// Gathers the options of `area` and of those fields that its option 52 says hold options too, in the
+    /// order that RFC 3396 section 5 gives them: `file`, then `sname`. Returns the value of option 52
+    /// where it means something.
+    pub(crate) fn gather(area: &[u8], file: &[u8], sname: &[u8]) -> (Self, Option<u8>) {
         // First the length of each code's whole value, then the values to their places: the time
         // is linear in the bytes however an attacker splits them.
         let mut lengths = [None::<usize>; 256];
         let mut order: Vec<u8> = Vec::with_capacity(24);
-        let triples = || areas.iter().flat_map(|area| Triples::new(area));
-        for (code, value) in triples() {
-            if let Some(length) = lengths.get_mut(usize::from(code)) {
-                if length.is_none() {
-                    order.push(code);
+        let mut overload = None;
+        let mut measure = |area: &[u8]| {
+            for (code, value) in Triples::new(area) {
+                if code == code::OVERLOAD && overload.is_none() {
+                    overload = value.first().copied();
                 }
-                *length = Some(length.unwrap_or(0) + value.len());
+                if let Some(length) = lengths.get_mut(usize::from(code)) {
+                    if length.is_none() {
+                        order.push(code);
+                    }
+                    *length = Some(length.unwrap_or(0) + value.len());
+                }
             }
-        }
+            overload.filter(|overload| (1..=3).contains(overload))
+        };
+        // What the other fields say of it does not count.
+        let overload = measure(area);
+        let told = |bit: u8| overload.is_some_and(|overload| overload & bit != 0);
+        let file = if told(1) { file } else { &[] };
+        let sname = if told(2) { sname } else { &[] };
+        measure(file);
+        measure(sname);
         let mut cursors = [0usize; 256];
         let mut index = Vec::with_capacity(order.len());
         let mut start = 0;
@@ -234,7 +253,8 @@ impl Options {
             start += length;
         }
         let mut data = vec![0; start];
-        for (code, value) in triples() {
+        let triples = [area, file, sname].into_iter().flat_map(Triples::new);
+        for (code, value) in triples.filter(|(_, value)| !value.is_empty()) {
             let Some(cursor) = cursors.get_mut(usize::from(code)) else {
                 continue;
             };
@@ -243,7 +263,7 @@ impl Options {
             }
             *cursor += value.len();
         }
-        Self { index, data }
+        (Self { index, data }, overload)
     }
 
     /// Whether there are none.

@@ -153,25 +153,15 @@ impl Packet {
             chaddr: field(header, 28).ok_or_else(short)?,
             sname: field(header, 44).ok_or_else(short)?,
             file: field(header, 108).ok_or_else(short)?,
-            options: Options::gather(&[rest]),
+            options: Options::default(),
         };
-        let overload = packet
-            .options
-            .get(code::OVERLOAD)
-            .and_then(<[u8]>::first)
-            .copied();
-        if let Some(overload @ 1..=3) = overload {
-            // RFC 3396 section 5: the options field, then file, then sname.
-            let (file, sname) = (packet.file, packet.sname);
-            let in_file: &[u8] = if overload & 1 != 0 { &file } else { &[] };
-            let in_sname: &[u8] = if overload & 2 != 0 { &sname } else { &[] };
-            packet.options = Options::gather(&[rest, in_file, in_sname]);
-            if overload & 1 != 0 {
-                packet.file = [0; 128];
-            }
-            if overload & 2 != 0 {
-                packet.sname = [0; 64];
-            }
+        let overload;
+        (packet.options, overload) = Options::gather(rest, &packet.file, &packet.sname);
+        if overload.is_some_and(|overload| overload & 1 != 0) {
+            packet.file = [0; 128];
+        }
+        if overload.is_some_and(|overload| overload & 2 != 0) {
+            packet.sname = [0; 64];
         }
         Ok(packet)
     }
@@ -184,8 +174,17 @@ impl Packet {
     /// Options 52, 0 and 255 are never written: they are the codec's own.
     #[must_use]
     pub fn encode(&self, limit: usize) -> Encoded {
-        let limit = limit.max(MIN_LENGTH);
-        let mut bytes = Vec::with_capacity(limit.min(1024));
+        let mut bytes = Vec::with_capacity(limit.clamp(MIN_LENGTH, 1024));
+        let left_out = self.encode_to(limit, &mut bytes);
+        Encoded { bytes, left_out }
+    }
+
+    /// Does what [`encode`](Self::encode) does, behind what is in `bytes` already. Returns the
+    /// options that were left out.
+    pub fn encode_to(&self, limit: usize, bytes: &mut Vec<u8>) -> Vec<u8> {
+        let start = bytes.len();
+        // Where the message has to end.
+        let limit = start + limit.max(MIN_LENGTH);
         bytes.push(match self.op {
             Op::Request => 1,
             Op::Reply => 2,
@@ -207,7 +206,7 @@ impl Packet {
         // Room for END, and for what the relay must get back.
         let reserved = 1 + relay.map_or(0, written_length);
         if let Some(value) = self.options.get(code::MESSAGE_TYPE) {
-            write_option(&mut bytes, code::MESSAGE_TYPE, value);
+            write_option(bytes, code::MESSAGE_TYPE, value);
         }
         for (code, value) in self.options.iter() {
             if matches!(code, code::MESSAGE_TYPE | code::RELAY_INFO | code::OVERLOAD) {
@@ -217,20 +216,20 @@ impl Packet {
                 left_out.push(code);
                 continue;
             }
-            write_option(&mut bytes, code, value);
+            write_option(bytes, code, value);
         }
         if let Some(value) = relay {
             if bytes.len() + reserved > limit {
                 left_out.push(code::RELAY_INFO);
             } else {
-                write_option(&mut bytes, code::RELAY_INFO, value);
+                write_option(bytes, code::RELAY_INFO, value);
             }
         }
         bytes.push(code::END);
-        if bytes.len() < MIN_LENGTH {
-            bytes.resize(MIN_LENGTH, code::PAD);
+        if bytes.len() < start + MIN_LENGTH {
+            bytes.resize(start + MIN_LENGTH, code::PAD);
         }
-        Encoded { bytes, left_out }
+        left_out
     }
 
     /// The hardware address as an Ethernet address; `None` where it is not one machine's.

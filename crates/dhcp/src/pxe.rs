@@ -1,12 +1,13 @@
 //! What a boot client is told: PXE specification 2.1, RFC 4578, UEFI HTTP boot, and iPXE's own
 //! options. Also the two answers that a proxy gives.
 
-use crate::machine::{Advisor, CLIENT_PORT, Destination, Machine, Output, Request};
+use crate::machine::{Advisor, CLIENT_PORT, Machine, Now, Request};
 use crate::options::{MessageType, Triples, code};
+use crate::output::{Destination, Output};
 use crate::packet::Packet;
 use crate::reply;
-use bugler_boot::BootAction;
-use bugler_model::Firmware;
+use bugler_boot::{BootAction, BootPlan, OptionText, pi};
+use bugler_model::{Firmware, OfferShape};
 use std::net::SocketAddrV4;
 
 /// Option 43, PXE discovery control (6) = 8: use the boot file as given, ask no boot server.
@@ -33,6 +34,15 @@ pub(crate) enum Shape {
     BootServer,
 }
 
+/// What the boot ROM of a Raspberry Pi looks for; it takes its server from any of three places.
+fn put_raspberry_pi(reply: &mut Packet, request: &Request<'_>) {
+    reply.siaddr = request.server;
+    let id = request.packet.options.get(code::CLIENT_UUID);
+    for (code, value) in pi::reply_options(request.server, id) {
+        reply.options.push(code, &value);
+    }
+}
+
 impl Machine {
     /// Adds what a boot client is to be given. [`BootAction::Silent`] adds nothing: the firmware
     /// goes on to its next boot device.
@@ -40,37 +50,48 @@ impl Machine {
         &self,
         reply: &mut Packet,
         request: &Request<'_>,
-        action: &BootAction,
+        plan: &BootPlan,
         shape: Shape,
     ) {
         let Some(firmware) = request.facts.firmware else {
             return;
         };
-        let file = match action {
+        let url = |path: &str| {
+            let port = self.identity.http_port;
+            format!("http://{}:{port}/boot/{path}", request.server)
+        };
+        let file = match &plan.action {
             BootAction::Silent => return,
+            BootAction::RaspberryPi => return put_raspberry_pi(reply, request),
             BootAction::Tftp(path) => path.clone(),
-            BootAction::Http(path) => {
-                format!(
-                    "http://{}:{}/boot/{path}",
-                    request.server, self.identity.http_port
-                )
-            }
+            BootAction::Http(path) => url(path),
         };
         reply.siaddr = request.server;
-        // Firmware takes only an answer that names its own class.
+        let rom = matches!(firmware, Firmware::BiosPxe | Firmware::UefiPxe);
+        // One offer with everything, as a DHCP server that knows nothing of PXE makes it.
+        let plain = rom && plan.shape == OfferShape::Direct && shape == Shape::WithAddress;
+        // Firmware takes a proxy's answer only when it names its own class.
         let class: &[u8] = if firmware == Firmware::UefiHttp {
             b"HTTPClient"
         } else {
             b"PXEClient"
         };
-        reply.options.push(code::VENDOR_CLASS, class);
+        if !plain {
+            reply.options.push(code::VENDOR_CLASS, class);
+        }
         if let Some(id) = request.packet.options.get(code::CLIENT_UUID) {
             reply.options.push(code::CLIENT_UUID, id);
         }
+        let asks_server = match plan.shape {
+            OfferShape::Standard => shape == Shape::Proxy && firmware == Firmware::UefiPxe,
+            OfferShape::Direct => false,
+            OfferShape::BootServer => shape != Shape::BootServer && firmware.is_rom(),
+        };
         match (firmware, shape) {
             // An offer without option 43 and without a file sends UEFI to port 4011 of `siaddr`;
             // that is the one kind of proxy that all of EDK2's descendants take.
-            (Firmware::UefiPxe, Shape::Proxy) => return,
+            _ if asks_server => return,
+            _ if plain => {}
             (Firmware::UefiPxe, Shape::BootServer) => {
                 reply.options.push(code::VENDOR, &USE_BOOT_FILE_OF_SERVER);
             }
@@ -80,7 +101,13 @@ impl Machine {
             (Firmware::IpxeBios | Firmware::IpxeUefi, Shape::WithAddress) => {
                 reply.options.push(code::IPXE, &NO_PXEDHCP);
             }
-            (Firmware::IpxeBios | Firmware::IpxeUefi | Firmware::UefiHttp, _) => {}
+            _ => {}
+        }
+        for (code, text) in &plan.options {
+            match text {
+                OptionText::Plain(text) => reply.options.push(*code, text.as_bytes()),
+                OptionText::Url(path) => reply.options.push(*code, url(path).as_bytes()),
+            }
         }
         // U-Boot's proxy path reads only the header; EDK2 prefers option 67. A name that is too
         // long for the header is only in the option.
@@ -96,7 +123,8 @@ impl Machine {
     /// Port 67 in proxy mode: boot clients get an offer that has no address. Nobody is refused
     /// anything, and requests for an address are the other server's.
     pub(crate) fn proxy(
-        &self,
+        &mut self,
+        now: Now,
         request: &Request<'_>,
         advisor: &dyn Advisor,
         out: &mut Vec<Output>,
@@ -106,9 +134,9 @@ impl Machine {
             MessageType::Inform => MessageType::Ack,
             _ => return,
         };
-        let Some(action) = self
+        let Some(plan) = self
             .advice(request, advisor)
-            .filter(|action| *action != BootAction::Silent)
+            .filter(|plan| plan.action != BootAction::Silent)
         else {
             return;
         };
@@ -116,13 +144,14 @@ impl Machine {
         if kind == MessageType::Ack {
             packet.ciaddr = request.packet.ciaddr;
         }
-        self.put_boot(&mut packet, request, &action, Shape::Proxy);
+        self.put_boot(&mut packet, request, &plan, Shape::Proxy);
         reply::put_echoes(&mut packet, request.packet);
         let to = reply::destination(request.packet, packet.yiaddr, request.client.mac);
         if to == Destination::Broadcast {
             packet.set_broadcast();
         }
-        out.push(Output::Send(self.transmit(request, packet, to)));
+        let reply = self.transmit(request, packet, to);
+        self.delayed.send(request, reply, now.up, out);
     }
 
     /// Port 4011, in either mode: the answer of a boot server to a client that has its address.
@@ -135,9 +164,9 @@ impl Machine {
         if !matches!(request.kind, MessageType::Request | MessageType::Inform) {
             return;
         }
-        let Some(action) = self
+        let Some(plan) = self
             .advice(request, advisor)
-            .filter(|action| *action != BootAction::Silent)
+            .filter(|plan| plan.action != BootAction::Silent)
         else {
             return;
         };
@@ -157,7 +186,7 @@ impl Machine {
             vendor.push(code::END);
             packet.options.push(code::VENDOR, &vendor);
         }
-        self.put_boot(&mut packet, request, &action, Shape::BootServer);
+        self.put_boot(&mut packet, request, &plan, Shape::BootServer);
         reply::put_echoes(&mut packet, asked);
         let client = if asked.ciaddr.is_unspecified() {
             *request.ingress.source.ip()

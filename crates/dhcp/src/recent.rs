@@ -49,6 +49,12 @@ impl<K: Eq + Hash + Clone> Recent<K> {
         self.until.get(key).is_some_and(|until| *until > now)
     }
 
+    /// When a key was inserted last, where it is remembered.
+    pub(crate) fn when(&self, key: &K, now: Duration) -> Option<Duration> {
+        let until = self.until.get(key).filter(|until| **until > now)?;
+        Some(until.saturating_sub(self.keep))
+    }
+
     /// Remembers a key, and tells whether it was unknown: "say this once in a while".
     pub(crate) fn is_first(&mut self, key: K, now: Duration) -> bool {
         let first = !self.contains(&key, now);

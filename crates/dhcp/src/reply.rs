@@ -1,8 +1,9 @@
 //! What every reply has: header, network options, and what is echoed (RFC 2131 section 4.3).
 
-use crate::config::Subnet;
-use crate::machine::{CLIENT_PORT, Destination, SERVER_PORT};
+use crate::config::{CustomOption, Subnet};
+use crate::machine::{CLIENT_PORT, SERVER_PORT};
 use crate::options::{MessageType, code};
+use crate::output::Destination;
 use crate::packet::{Op, Packet};
 use bugler_model::MacAddr;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -59,60 +60,92 @@ fn steers_boot(option: u8) -> bool {
     )
 }
 
-/// What the subnet tells its clients. Netmask and router go to everybody, because some firmware
-/// asks for nothing and needs both; the rest to those who asked for it, or asked for nothing in
-/// particular.
-pub(crate) fn put_network(
-    reply: &mut Packet,
-    request: &Packet,
-    subnet: &Subnet,
-    hostname: Option<&str>,
-    boots: bool,
-) {
-    let is_custom = |code| subnet.options.iter().any(|option| option.code == code);
-    let mut put = |code: u8, value: &[u8], always: bool| {
-        if !value.is_empty() && !is_custom(code) && (always || request.options.wants(code)) {
-            reply.options.push(code, value);
-        }
-    };
-    let list = |addresses: &[Ipv4Addr]| -> Vec<u8> {
-        addresses.iter().flat_map(Ipv4Addr::octets).collect()
-    };
-    put(code::SUBNET_MASK, &subnet.network.mask().octets(), true);
-    put(
-        code::ROUTER,
-        subnet
-            .router
-            .map(|router| router.octets())
-            .as_ref()
-            .map_or(&[], |octets| octets),
-        true,
-    );
-    put(code::BROADCAST, &subnet.network.broadcast().octets(), false);
-    put(code::DNS, &list(&subnet.dns), false);
-    put(
-        code::DOMAIN_NAME,
-        subnet.domain.as_deref().unwrap_or_default().as_bytes(),
-        false,
-    );
-    put(code::NTP, &list(&subnet.ntp), false);
-    put(
-        code::HOST_NAME,
-        hostname.unwrap_or_default().as_bytes(),
-        false,
-    );
-    for option in &subnet.options {
-        let meant = option.always || request.options.wants(option.code);
-        if meant && !(boots && steers_boot(option.code)) {
-            reply.options.push(option.code, &option.value);
+/// What is told under one heading: a subnet's, or a tag's.
+struct Told<'a> {
+    router: Option<Ipv4Addr>,
+    dns: &'a [Ipv4Addr],
+    domain: Option<&'a str>,
+    ntp: &'a [Ipv4Addr],
+    options: &'a [CustomOption],
+    /// Only the subnet has it.
+    broadcast: Option<Ipv4Addr>,
+    hostname: Option<&'a str>,
+}
+
+impl Told<'_> {
+    /// Adds what the client wants and what is not there yet. Options by number win over the fields.
+    fn put(&self, reply: &mut Packet, request: &Packet, boots: bool) {
+        let is_custom = |code| self.options.iter().any(|option| option.code == code);
+        let mut put = |code: u8, value: &[u8], always: bool| {
+            if !value.is_empty() && !is_custom(code) && (always || request.options.wants(code)) {
+                reply.options.push(code, value);
+            }
+        };
+        let list = |addresses: &[Ipv4Addr]| -> Vec<u8> {
+            addresses.iter().flat_map(Ipv4Addr::octets).collect()
+        };
+        let one = |address: Option<Ipv4Addr>| list(address.as_slice());
+        put(code::ROUTER, &one(self.router), true);
+        put(code::BROADCAST, &one(self.broadcast), false);
+        put(code::DNS, &list(self.dns), false);
+        let domain = self.domain.unwrap_or_default();
+        put(code::DOMAIN_NAME, domain.as_bytes(), false);
+        put(code::NTP, &list(self.ntp), false);
+        let hostname = self.hostname.unwrap_or_default();
+        put(code::HOST_NAME, hostname.as_bytes(), false);
+        for option in self.options {
+            let meant = option.always || request.options.wants(option.code);
+            if meant && !(boots && steers_boot(option.code)) {
+                reply.options.push(option.code, &option.value);
+            }
         }
     }
 }
 
-/// What goes back as it came: the client identifier (RFC 6842) and the relay's option (RFC 3046
-/// section 2.2).
+/// What the subnet tells its clients, and first what it has for devices with these tags. Netmask
+/// and router go to everybody, because some firmware asks for nothing and needs both; the rest to
+/// those who asked for it, or asked for nothing in particular.
+pub(crate) fn put_network(
+    reply: &mut Packet,
+    request: &Packet,
+    subnet: &Subnet,
+    tags: &[String],
+    hostname: Option<&str>,
+    boots: bool,
+) {
+    let is_custom = |code| subnet.options.iter().any(|option| option.code == code);
+    if !is_custom(code::SUBNET_MASK) {
+        let mask = subnet.network.mask().octets();
+        reply.options.push(code::SUBNET_MASK, &mask);
+    }
+    for tagged in subnet.tagged(tags) {
+        let told = Told {
+            router: tagged.router,
+            dns: &tagged.dns,
+            domain: tagged.domain.as_deref(),
+            ntp: &tagged.ntp,
+            options: &tagged.options,
+            broadcast: None,
+            hostname: None,
+        };
+        told.put(reply, request, boots);
+    }
+    let told = Told {
+        router: subnet.router,
+        dns: &subnet.dns,
+        domain: subnet.domain.as_deref(),
+        ntp: &subnet.ntp,
+        options: &subnet.options,
+        broadcast: Some(subnet.network.broadcast()),
+        hostname,
+    };
+    told.put(reply, request, boots);
+}
+
+/// What goes back as it came: the client identifier (RFC 6842), the subnet that the client named
+/// (RFC 3011: it takes no reply without) and the relay's option (RFC 3046 section 2.2).
 pub(crate) fn put_echoes(reply: &mut Packet, request: &Packet) {
-    for code in [code::CLIENT_ID, code::RELAY_INFO] {
+    for code in [code::CLIENT_ID, code::SUBNET_SELECTION, code::RELAY_INFO] {
         if let Some(value) = request.options.get(code) {
             reply.options.push(code, value);
         }

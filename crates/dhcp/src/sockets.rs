@@ -6,48 +6,36 @@
 //! | packet socket, ARP | probes and their answers |
 //! | packet socket, IPv4 | all other answers; hearing other servers' answers to port 68 |
 
+use crate::batch::{self, Inbox, Outbox};
 use crate::error::Error;
 use crate::frame;
 use crate::interface::Interface;
 use crate::machine::{CLIENT_PORT, PXE_PORT, SERVER_PORT};
-use crate::unsafe_packet;
-use quinn_udp::{RecvMeta, UdpSocketState};
+use crate::unsafe_link;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
-use std::io::{self, IoSliceMut};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::UdpSocket;
 
-/// Datagrams taken with one system call.
-const BATCH: usize = 8;
-
-/// What one buffer holds: the kernel joins datagrams of one sender (GRO) up to this length.
-const BUFFER: usize = 65_536;
+/// What is read of a datagram, in bytes: more than any Ethernet link carries in one frame. A longer
+/// one is cut, and what can be read of it is read.
+const BUFFER: usize = 9216;
 
 /// Room for a burst while a lease is being stored: a power cut brings every machine at once.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// Buffers for receiving, shared by the sockets of an interface.
-pub(crate) struct Buffers {
-    storage: Vec<u8>,
-    meta: [RecvMeta; BATCH],
-}
-
-impl Buffers {
-    pub(crate) fn new() -> Self {
-        Self {
-            storage: vec![0; BATCH * BUFFER],
-            meta: [RecvMeta::default(); BATCH],
-        }
-    }
+/// Buffers for receiving, shared by the UDP sockets of an interface.
+pub(crate) fn inbox() -> Inbox {
+    Inbox::new(BUFFER)
 }
 
 /// A UDP socket that tells which address was asked, and answers from it.
 pub(crate) struct Udp {
     socket: UdpSocket,
-    state: UdpSocketState,
+    outbox: Outbox,
 }
 
 impl Udp {
@@ -62,11 +50,11 @@ impl Udp {
             socket.bind_device(Some(interface.as_bytes()))?;
             socket.set_nonblocking(true)?;
             socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+            batch::tell_destination(&socket)?;
             socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into())?;
-            let state = UdpSocketState::new((&socket).into())?;
             Ok(Self {
                 socket: UdpSocket::from_std(socket.into())?,
-                state,
+                outbox: Outbox::default(),
             })
         };
         open().map_err(|source: io::Error| match source.kind() {
@@ -88,51 +76,49 @@ impl Udp {
     /// was sent to. Returns whether there may be more.
     pub(crate) fn receive(
         &self,
-        buffers: &mut Buffers,
+        inbox: &mut Inbox,
         mut take: impl FnMut(SocketAddrV4, Ipv4Addr, &[u8]),
     ) -> io::Result<bool> {
-        let Buffers { storage, meta } = buffers;
-        let mut parts = storage.chunks_exact_mut(BUFFER);
-        let mut slices: [IoSliceMut<'_>; BATCH] =
-            std::array::from_fn(|_| IoSliceMut::new(parts.next().unwrap_or_default()));
-        let received = self.socket.try_io(Interest::READABLE, || {
-            self.state.recv((&self.socket).into(), &mut slices, meta)
-        });
+        let received = self
+            .socket
+            .try_io(Interest::READABLE, || inbox.receive(&self.socket));
         let count = match received {
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(error) => return Err(error),
         };
-        for (meta, slice) in meta.iter().zip(&slices).take(count) {
-            let (SocketAddr::V4(source), Some(IpAddr::V4(destination))) = (meta.addr, meta.dst_ip)
-            else {
-                continue;
-            };
-            let bytes = slice.get(..meta.len).unwrap_or_default();
-            for datagram in bytes.chunks(meta.stride.max(1)) {
-                take(source, destination, datagram);
+        for received in inbox.iter() {
+            if let Some(destination) = received.destination {
+                take(received.source, destination, received.bytes);
             }
         }
-        Ok(count == BATCH)
+        Ok(count == batch::MOST)
     }
 
-    /// Sends one datagram from this address of ours.
-    pub(crate) fn send(&self, from: Ipv4Addr, to: SocketAddrV4, contents: &[u8]) -> io::Result<()> {
-        let transmit = quinn_udp::Transmit {
-            destination: to.into(),
-            ecn: None,
-            contents,
-            segment_size: None,
-            src_ip: Some(from.into()),
-        };
-        self.socket.try_io(Interest::WRITABLE, || {
-            self.state.try_send((&self.socket).into(), &transmit)
-        })
+    /// Adds a datagram to those that [`flush`](Self::flush) sends, from this address of ours;
+    /// `write` appends its bytes to what is there.
+    pub(crate) fn post<T>(
+        &mut self,
+        from: Ipv4Addr,
+        to: SocketAddrV4,
+        write: impl FnOnce(&mut Vec<u8>) -> T,
+    ) -> T {
+        self.outbox.push(Some(from), Some(to), write)
+    }
+
+    /// Sends what was posted; `failed` is told of each that could not be.
+    pub(crate) fn flush(&mut self, failed: impl FnMut(Option<SocketAddrV4>, io::Error)) {
+        if !self.outbox.is_empty() {
+            self.outbox.send(&self.socket, failed);
+        }
     }
 }
 
 /// A packet socket for frames of one EtherType on one interface.
-pub(crate) struct Link(AsyncFd<Socket>);
+pub(crate) struct Link {
+    socket: AsyncFd<Socket>,
+    outbox: Outbox,
+}
 
 impl Link {
     fn open(
@@ -146,21 +132,24 @@ impl Link {
             let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
             socket.set_nonblocking(true)?;
             socket.attach_filter(filter)?;
-            socket.bind(&unsafe_packet::address(interface.index, ethertype))?;
-            Ok(Self(unsafe_packet::watch(socket)?))
+            socket.bind(&unsafe_link::address(interface.index, ethertype))?;
+            Ok(Self {
+                socket: unsafe_link::watch(socket)?,
+                outbox: Outbox::default(),
+            })
         };
         open().map_err(|source: io::Error| socket_error(what, &interface.name, source))
     }
 
     /// Waits until there may be something to receive.
     pub(crate) async fn readable(&self) -> io::Result<()> {
-        self.0.readable().await.map(|_| ())
+        self.socket.readable().await.map(|_| ())
     }
 
     /// Takes one frame; `None` when there is none.
     pub(crate) fn receive<'a>(&self, buffer: &'a mut [u8]) -> io::Result<Option<&'a [u8]>> {
         let flags = rustix::net::RecvFlags::DONTWAIT;
-        let received = self.0.try_io(Interest::READABLE, |socket| {
+        let received = self.socket.try_io(Interest::READABLE, |socket| {
             Ok(rustix::net::recv(socket, &mut *buffer, flags).map(|(length, _)| length)?)
         });
         match received {
@@ -170,9 +159,27 @@ impl Link {
         }
     }
 
+    /// Adds a frame to those that [`flush`](Self::flush) sends.
+    pub(crate) fn post(&mut self, frame: &[u8]) {
+        self.outbox
+            .push(None, None, |bytes| bytes.extend_from_slice(frame));
+    }
+
+    /// Sends what was posted; `failed` is told of each that could not be.
+    pub(crate) fn flush(&mut self, mut failed: impl FnMut(io::Error)) {
+        if !self.outbox.is_empty() {
+            let socket = self.socket.get_ref();
+            self.outbox.send(socket, |_, error| failed(error));
+        }
+    }
+
     /// Sends one frame.
     pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
-        match rustix::net::send(self.0.get_ref(), frame, rustix::net::SendFlags::DONTWAIT) {
+        match rustix::net::send(
+            self.socket.get_ref(),
+            frame,
+            rustix::net::SendFlags::DONTWAIT,
+        ) {
             Ok(_) => Ok(()),
             Err(Errno::INTR) => Err(io::ErrorKind::Interrupted.into()),
             Err(error) => Err(error.into()),

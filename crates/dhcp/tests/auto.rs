@@ -284,3 +284,99 @@ fn full_without_addresses_is_refused() {
     );
     assert!(engine.err().unwrap().to_string().contains("--pool"));
 }
+
+/// What a server that was told its mode goes on doing while it serves.
+fn first_seconds(auto: &mut Auto) -> (usize, Vec<Output>) {
+    let end = auto.now.up + Duration::from_secs(10);
+    let (mut questions, mut rest) = (0, vec![]);
+    while auto.engine.next_deadline().is_some_and(|due| due < end) {
+        for output in auto.step() {
+            match output {
+                Output::Search(_) => questions += 1,
+                other => rest.push(other),
+            }
+        }
+    }
+    (questions, rest)
+}
+
+#[test]
+fn a_server_that_was_told_its_mode_asks_for_others_too() {
+    for policy in [Policy::Full, Policy::Proxy] {
+        let mut auto = Auto::new(policy, subnet(200));
+        let out = auto.overhear(&reply(MessageType::Offer, ip(33)));
+        assert_eq!(kinds(&out), [NoticeKind::ForeignServer], "{policy:?}");
+        let (questions, rest) = first_seconds(&mut auto);
+        assert_eq!((questions, kinds(&rest)), (3, vec![]), "{policy:?}");
+        let mut other_proxy = reply(MessageType::Offer, Ipv4Addr::UNSPECIFIED);
+        other_proxy.options = bugler_dhcp::Options::default();
+        let options = &mut other_proxy.options;
+        options.push(code::MESSAGE_TYPE, &[MessageType::Offer as u8]);
+        options.push_address(code::SERVER_ID, ip(8));
+        options.push(code::VENDOR_CLASS, b"PXEClient");
+        let out = auto.overhear(&other_proxy);
+        assert_eq!(kinds(&out), [NoticeKind::ForeignServer], "{policy:?}");
+        assert!(
+            notices(&out)[0]
+                .text
+                .contains("another boot server, 10.0.0.8")
+        );
+    }
+}
+
+#[test]
+fn a_proxy_without_a_dhcp_server_beside_it_says_so() {
+    let mut auto = Auto::new(Policy::Proxy, nothing_to_give());
+    let (_, rest) = first_seconds(&mut auto);
+    let [notice] = &notices(&rest)[..] else {
+        panic!("{rest:?}")
+    };
+    assert_eq!(notice.kind, NoticeKind::NoServer);
+    assert!(notice.text.contains("get no address"), "{}", notice.text);
+}
+
+#[test]
+fn a_client_that_a_switch_held_back_is_reported_once_with_the_remedy() {
+    let mut auto = Auto::new(Policy::Full, subnet(200));
+    auto.now.up += Duration::from_secs(60);
+    let mut late = Client::discover(1).uefi();
+    late.packet.secs = 28;
+    let said = |out: Vec<Output>| -> Vec<bugler_dhcp::Notice> {
+        let all = notices(&out).into_iter();
+        all.filter(|notice| notice.kind == NoticeKind::Unheard)
+            .collect()
+    };
+    let [notice] = &said(auto.send(&late))[..] else {
+        panic!("not reported")
+    };
+    assert_eq!(notice.mac, Some(mac(1)));
+    assert!(notice.text.contains("28 s") && notice.text.contains("portfast"));
+    late.packet.secs = 60;
+    auto.now.up += Duration::from_secs(32);
+    assert_eq!(said(auto.send(&late)), []);
+    let mut relayed = Client::discover(2).relayed([10, 0, 0, 3].into());
+    relayed.packet.secs = 28;
+    assert_eq!(said(auto.send(&relayed)), []);
+}
+
+#[test]
+fn an_address_that_two_machines_use_is_reported() {
+    let mut auto = Auto::new(Policy::Full, subnet(200));
+    let mut answer = |address, by| {
+        let mut out = vec![];
+        auto.engine
+            .arp_answered(auto.now, address, mac(by), &mut out);
+        out
+    };
+    assert_eq!(answer(ip(20), 1), []);
+    let out = answer(ip(20), 2);
+    assert_eq!(kinds(&out), [NoticeKind::DuplicateAddress]);
+    let text = &notices(&out)[0].text;
+    assert!(
+        text.contains("52:54:00:00:00:01 and 52:54:00:00:00:02"),
+        "{text}"
+    );
+    assert_eq!(answer(ip(20), 1), []);
+    let out = answer(SERVER, 3);
+    assert!(notices(&out)[0].text.contains("this server's own address"));
+}

@@ -1,23 +1,21 @@
 //! Recorded conversations: `cases/<name>/` holds what the server was told (`setup`), the packets
-//! of a client in the order of their names (`*.hex`), and everything that the server does
-//! (`expected.txt`).
+//! of a client in the order of their names (`*.hex`), and what is read of each, what is planned for
+//! it, and everything that the server does (`expected.txt`). `cases/README.md` lists them.
 //!
 //! After a change that is meant to change answers, `BUGLER_REGENERATE=1 cargo test -p bugler-dhcp
 //! --test cases` writes `expected.txt` anew; review the difference.
 
-use bugler_boot::{BootAction, BootPlan, ClientFacts, plan};
+use bugler_boot::{BootAction, BootPlan, ClientFacts, Question, plan};
 use bugler_dhcp::{
     Advisor, Ask, Destination, Identity, Ingress, Machine, Mode, Network, Now, Output, Packet,
     Pool, Reservation, Subnet, Transmit,
 };
-use bugler_model::{MacAddr, Timestamp};
+use bugler_model::{BootPolicy, MacAddr, Timestamp};
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 use std::time::Duration;
-
-const SERVER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 
 /// The real plan for a machine that nobody knows, or for one that boots its disk.
 struct Plans {
@@ -25,8 +23,16 @@ struct Plans {
 }
 
 impl Advisor for Plans {
-    fn advise(&self, facts: &ClientFacts, _: Ask<'_>) -> BootPlan {
-        let mut plan = plan(facts, None);
+    fn advise(&self, facts: &ClientFacts, ask: Ask<'_>) -> BootPlan {
+        let loaders: Vec<&'static str> = bugler_boot::loaders().collect();
+        let mut plan = plan(&Question {
+            facts,
+            device: None,
+            policy: &BootPolicy::default(),
+            from: Some(ask.from),
+            loaders: &loaders,
+            unanswered: 0,
+        });
         if self.nothing {
             plan.action = BootAction::Silent;
         }
@@ -61,12 +67,12 @@ impl Case {
             }
         };
         let mut link = Subnet::new(network("10.77.0.1/24"));
-        link.router = Some(SERVER);
-        link.dns = vec![SERVER];
         let (mut mode, mut relayed, mut users) = (None, vec![], HashMap::new());
         let mut plans = Plans { nothing: false };
         for line in setup.lines().filter(|line| !line.starts_with('#')) {
             match line.split(' ').collect::<Vec<_>>()[..] {
+                // Where the packets were recorded, and so named the server.
+                ["server", address] => link.network = network(address),
                 ["mode", "full"] => mode = Some(Mode::Full),
                 ["mode", "proxy"] => mode = Some(Mode::Proxy),
                 ["pool", range] => link.pools.push(pool(range)),
@@ -90,9 +96,12 @@ impl Case {
                 _ => panic!("{line:?} in setup"),
             }
         }
+        let server = link.network.address;
+        link.router = Some(server);
+        link.dns = vec![server];
         let identity = Identity {
             interface: "eth1".into(),
-            address: SERVER,
+            address: server,
             mtu: 1500,
             http_port: 8480,
         };
@@ -151,12 +160,43 @@ impl Case {
             ingress.source, ingress.port
         )
         .unwrap();
+        self.show_plan(&packet);
         let mut out = vec![];
         self.machine
             .handle(self.now, ingress, &packet, &self.plans, &mut out);
         self.show(out);
         // The time that a probe takes.
         self.pass(Duration::from_millis(500));
+    }
+
+    /// What is read of a boot client, and what it is to boot.
+    fn show_plan(&mut self, packet: &Packet) {
+        let Some(mac) = packet.mac() else { return };
+        let facts = ClientFacts::from_options(mac, |code| packet.options.get(code));
+        if facts.firmware.is_none() {
+            return;
+        }
+        let ask = Ask {
+            message: packet.message_type().unwrap(),
+            interface: "eth1",
+            server: Ipv4Addr::UNSPECIFIED,
+            port: 67,
+            from: Ipv4Addr::UNSPECIFIED,
+        };
+        let plan = self.plans.advise(&facts, ask);
+        let mut lines = vec![("is", facts.describe())];
+        lines.extend(facts.pi.map(|pi| ("board", pi.describe())));
+        lines.extend(facts.uuid.map(|uuid| ("UUID", uuid.to_string())));
+        let action = match plan.action {
+            BootAction::Silent => "nothing".into(),
+            BootAction::Tftp(path) => format!("{path} over TFTP"),
+            BootAction::Http(path) => format!("{path} over HTTP"),
+            BootAction::RaspberryPi => "the Raspberry Pi boot menu".into(),
+        };
+        lines.push(("plan", format!("{action}, because {}", plan.why)));
+        for (name, value) in lines {
+            writeln!(self.text, "{:>8}  {name}: {value}", "").unwrap();
+        }
     }
 
     fn pass(&mut self, time: Duration) {
@@ -298,20 +338,29 @@ fn play(folder: &Path) -> String {
     for step in steps {
         case.step(step.file_stem().unwrap().to_str().unwrap(), &read(&step));
     }
+    // An offer to a Raspberry Pi 3B is held back for a second.
+    case.pass(Duration::from_secs(2));
     case.text
 }
 
 #[test]
 fn every_recorded_case_is_answered_as_expected() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
-    let mut folders: Vec<_> = std::fs::read_dir(root)
+    let mut folders: Vec<_> = std::fs::read_dir(&root)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .collect();
+    folders.retain(|path| path.is_dir());
     folders.sort();
-    assert!(folders.len() >= 18, "only {} cases", folders.len());
+    assert!(folders.len() >= 39, "only {} cases", folders.len());
+    let listed = std::fs::read_to_string(root.join("README.md")).unwrap();
     let mut wrong = vec![];
     for folder in folders {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        assert!(
+            listed.contains(&format!("`{name}`")),
+            "README.md does not list {name}"
+        );
         let file = folder.join("expected.txt");
         let happened = play(&folder);
         if std::env::var_os("BUGLER_REGENERATE").is_some() {

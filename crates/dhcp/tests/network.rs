@@ -49,11 +49,7 @@ impl Notify for World {
 
 impl Advisor for World {
     fn advise(&self, _: &ClientFacts, _: Ask<'_>) -> BootPlan {
-        BootPlan {
-            goal: Goal::Agent,
-            action: BootAction::Tftp("snponly.efi".into()),
-            why: String::new(),
-        }
+        BootPlan::new(Goal::Agent, BootAction::Tftp("snponly.efi".into()), "")
     }
 }
 
@@ -69,7 +65,7 @@ impl World {
                 changed.await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), wait)
+        tokio::time::timeout(Duration::from_secs(120), wait)
             .await
             .expect("it happens in time");
     }
@@ -160,26 +156,23 @@ fn udhcpc_gets_renews_and_releases_a_lease_that_is_stored() {
                 assert_eq!(stored[0].mac, MacAddr([0x52, 0x54, 0, 0, 0, peer.number]));
 
                 beside(move || {
-                    let mut client = peer.udhcpc_daemon();
+                    let mut client = peer.udhcpc_daemon(&[]);
                     client.wait_for("bound");
                     client.renew();
                     client.release();
                 })
                 .await;
+                let state = |lease: Option<&Lease>| lease.map(|lease| lease.state);
+                let released = Some(LeaseState::Released);
                 world
-                    .until(|world| world.leases.lock().unwrap().len() == 4)
+                    .until(|world| state(world.leases.lock().unwrap().last()) == released)
                     .await;
                 let stored = world.leases.lock().unwrap().clone();
-                let states: Vec<LeaseState> = stored.iter().map(|lease| lease.state).collect();
-                assert_eq!(
-                    states,
-                    [
-                        LeaseState::Bound,
-                        LeaseState::Bound,
-                        LeaseState::Bound,
-                        LeaseState::Released
-                    ]
-                );
+                // udhcpc opens the socket for the answer to its renewal after it has asked: on a busy
+                // host it misses it, and asks again.
+                assert!((4..=8).contains(&stored.len()), "{stored:?}");
+                let others = &stored[..stored.len() - 1];
+                assert!(others.iter().all(|lease| lease.state == LeaseState::Bound));
                 assert!(stored.iter().all(|lease| lease.address == address));
                 assert_eq!(world.kinds(), []);
                 server.stop().await;
@@ -221,7 +214,7 @@ fn a_lease_that_cannot_be_stored_is_not_acknowledged() {
                 world.disk_full.store(true, Ordering::SeqCst);
                 let server = start(&world, Policy::Full, Some((100, 200))).await.unwrap();
                 let client = peer.clone();
-                let refused = beside(move || client.udhcpc(&["-T", "1"])).await;
+                let refused = beside(move || client.udhcpc(&["-t", "4", "-T", "1"])).await;
                 assert!(refused.unwrap_err().contains("no lease"));
                 let notice = world.notices.lock().unwrap()[0].clone();
                 assert_eq!(notice.kind, NoticeKind::CommitFailed);

@@ -11,6 +11,9 @@ use rustix::io::Errno;
 use crate::error::Error;
 use crate::source::{Content, OpenError, Request, Source};
 
+/// How often a path is resolved anew where the kernel asks for it; each time is over in microseconds.
+const OPEN_ATTEMPTS: u32 = 1000;
+
 /// Serves the regular files below one folder.
 ///
 /// The kernel resolves each path with `openat2` and `RESOLVE_BENEATH`: neither `..` nor a symbolic
@@ -53,8 +56,16 @@ impl DirSource {
         // NONBLOCK: a named pipe in the folder must not hang the opener.
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-        let file = rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve)
-            .map_err(|errno| self.explain(path, errno))?;
+        let mut attempts = 0;
+        let file = loop {
+            attempts += 1;
+            match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve) {
+                // The kernel's answer to a `..` on the way (a link of the tree may have one) when
+                // anything on this machine is mounted or renamed at that moment: openat2(2).
+                Err(Errno::AGAIN) if attempts < OPEN_ATTEMPTS => std::thread::yield_now(),
+                result => break result.map_err(|errno| self.explain(path, errno))?,
+            }
+        };
         let stat = rustix::fs::fstat(&file).map_err(|errno| self.explain(path, errno))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(OpenError::Denied("it is no regular file".into()));

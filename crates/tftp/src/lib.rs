@@ -21,7 +21,8 @@
 //!
 //! What differs from the RFCs, and why: a datagram that reaches a transfer's port from another
 //! address is not answered with ERROR 5 (RFC 1350 section 4), because the socket is connected and the
-//! kernel answers with ICMP; the mode `mail` is refused, as RFC 1350 itself calls it obsolete; write
+//! kernel answers with ICMP; with [`Config::single_port`] answers come from the listening port, in the
+//! place of a port of their own, because that is what NAT and firewalls let through; the mode `mail` is refused, as RFC 1350 itself calls it obsolete; write
 //! requests are refused with ERROR 2.
 
 pub mod client;

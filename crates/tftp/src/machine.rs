@@ -130,6 +130,11 @@ impl Machine {
         self.progressed
     }
 
+    /// When the client last acknowledged something new, or the transfer began.
+    pub fn last_progress(&self) -> Duration {
+        self.last_progress
+    }
+
     /// Blocks sent more than once.
     pub fn retransmitted(&self) -> u64 {
         self.retransmitted

@@ -15,6 +15,7 @@
 
 mod conn;
 mod conns;
+mod link;
 mod listener;
 mod openers;
 mod timers;
@@ -67,6 +68,11 @@ pub struct Config {
     pub max_windowsize: u16,
     /// How many threads call the [`Source`].
     pub openers: usize,
+    /// Answers every request from the port that it came to, in the place of a port of its own for
+    /// each transfer (RFC 1350 section 4): for clients behind NAT, and firewalls that let only one
+    /// port through. Transfers are told apart by the client's address and port. A client whose port
+    /// is closed is then known only by its silence.
+    pub single_port: bool,
 }
 
 impl Default for Config {
@@ -76,6 +82,7 @@ impl Default for Config {
             max_transfers: 4096,
             max_windowsize: 64,
             openers: 4,
+            single_port: false,
         }
     }
 }
@@ -101,7 +108,7 @@ impl Server {
         let listeners = config
             .listen
             .iter()
-            .map(Listener::bind)
+            .map(|listen| Listener::bind(listen, config.single_port))
             .collect::<Result<Vec<_>, Error>>()?;
         let local_addrs = listeners.iter().map(Listener::local_addr).collect();
         raise_file_limit(config.max_transfers);

@@ -20,8 +20,8 @@ pub struct Transfer {
 }
 
 /// What happened. A request brings exactly one of [`NotFound`](Self::NotFound),
-/// [`Refused`](Self::Refused), [`Failed`](Self::Failed), or [`Started`](Self::Started) and later one
-/// of [`Finished`](Self::Finished), [`Aborted`](Self::Aborted), `Failed`. Transfers that the server's
+/// [`Refused`](Self::Refused), [`Postponed`](Self::Postponed), [`Failed`](Self::Failed), or
+/// [`Started`](Self::Started) and later one of [`Finished`](Self::Finished), [`Aborted`](Self::Aborted), `Failed`. Transfers that the server's
 /// own stop cuts off are reported as failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -62,6 +62,8 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// It is being made. The client was not answered, and will ask again.
+    Postponed,
     /// It went wrong on this side, or the client fell silent.
     Failed {
         /// What was tried and what came back.

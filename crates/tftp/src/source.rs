@@ -68,6 +68,10 @@ pub enum OpenError {
     /// It could not be read or made: ERROR 0. The text is reported, and not sent to the client.
     #[error("{0}")]
     Failed(String),
+    /// It is being made: nothing is sent, and the client asks again after a second or so, as after a
+    /// request that was lost.
+    #[error("it is being made")]
+    Later,
 }
 
 /// Gives the content for read requests.
@@ -76,7 +80,7 @@ pub enum OpenError {
 /// ([`Config::openers`](crate::Config::openers)), beside the transfers that are under way: it may
 /// read a registry and render a script, tens of milliseconds are fine. While all of the threads are
 /// in `open`, further requests wait, and clients ask again after about a second; so it must not wait
-/// for the network or for other machines.
+/// for the network or for other machines: [`OpenError::Later`] is for what takes long.
 pub trait Source: Send + Sync {
     /// The content for `request`.
     ///

@@ -1,5 +1,5 @@
-//! The two socket calls that no safe crate offers: a datagram together with the address it was sent
-//! to, and segmentation offload.
+//! The socket calls that no safe crate offers: a datagram together with the address it was sent to
+//! or is sent from, and segmentation offload.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -130,4 +130,86 @@ pub(crate) fn receive_with_local(socket: impl AsFd, buffer: &mut [u8]) -> io::Re
         local: local.filter(|a| !a.is_unspecified()),
         truncated,
     })
+}
+
+/// Sends a datagram from this address of ours, without waiting; cut into datagrams of `segment`
+/// bytes, where that is told (`UDP_SEGMENT`, Linux 4.18).
+///
+/// # Errors
+/// Whatever the kernel says.
+pub(crate) fn send_from(
+    socket: impl AsFd,
+    local: Ipv4Addr,
+    peer: SocketAddrV4,
+    bytes: &[u8],
+    segment: Option<u16>,
+) -> io::Result<()> {
+    /// Room for two control messages, aligned as the kernel and CMSG_FIRSTHDR need it.
+    #[repr(align(8))]
+    struct Control([u8; 128]);
+
+    let mut control = Control([0; 128]);
+    let mut part = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: all three are plain C structures for which all zeros are valid values.
+    let (mut to, mut message, mut info) = unsafe {
+        (
+            mem::zeroed::<libc::sockaddr_in>(),
+            mem::zeroed::<libc::msghdr>(),
+            mem::zeroed::<libc::in_pktinfo>(),
+        )
+    };
+    to.sin_family = libc::AF_INET as libc::sa_family_t;
+    to.sin_port = peer.port().to_be();
+    to.sin_addr.s_addr = u32::from(*peer.ip()).to_be();
+    info.ipi_spec_dst.s_addr = u32::from(local).to_be();
+    message.msg_name = (&raw mut to).cast();
+    message.msg_namelen = mem::size_of::<libc::sockaddr_in>() as libc::socklen_t;
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    message.msg_controllen = control.0.len() as _;
+    let info_size = mem::size_of::<libc::in_pktinfo>() as u32;
+    let segment_size = mem::size_of::<u16>() as u32;
+    // SAFETY: the control buffer is alive, zeroed, aligned, and longer than the two messages that are
+    // written into it (CMSG_SPACE of both is below 128), so CMSG_FIRSTHDR and CMSG_NXTHDR give places
+    // within it; values are written without an assumption on their alignment.
+    let used = unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(&raw const message);
+        (*header).cmsg_level = libc::IPPROTO_IP;
+        (*header).cmsg_type = libc::IP_PKTINFO;
+        (*header).cmsg_len = libc::CMSG_LEN(info_size) as _;
+        libc::CMSG_DATA(header)
+            .cast::<libc::in_pktinfo>()
+            .write_unaligned(info);
+        let mut used = libc::CMSG_SPACE(info_size);
+        if let Some(segment) = segment {
+            header = libc::CMSG_NXTHDR(&raw const message, header);
+            (*header).cmsg_level = libc::SOL_UDP;
+            (*header).cmsg_type = libc::UDP_SEGMENT;
+            (*header).cmsg_len = libc::CMSG_LEN(segment_size) as _;
+            libc::CMSG_DATA(header)
+                .cast::<u16>()
+                .write_unaligned(segment);
+            used += libc::CMSG_SPACE(segment_size);
+        }
+        used
+    };
+    message.msg_controllen = used as _;
+    // SAFETY: the header points at live memory of the lengths it states: `to`, `bytes`, which the
+    // kernel only reads, and `control`, all of which outlive the call.
+    let sent = unsafe {
+        libc::sendmsg(
+            socket.as_fd().as_raw_fd(),
+            &raw const message,
+            libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
+        )
+    };
+    if sent < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
 }

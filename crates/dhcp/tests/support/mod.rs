@@ -7,7 +7,7 @@ use bugler_dhcp::{
     Notice, NoticeKind, Now, Op, Output, PXE_PORT, Packet, Pool, SERVER_PORT, Subnet, Transmit,
     code,
 };
-use bugler_model::{Firmware, Lease, LeaseState, MacAddr, Timestamp};
+use bugler_model::{Firmware, Lease, LeaseState, MacAddr, OfferShape, Timestamp};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -43,6 +43,7 @@ pub(crate) fn subnet(last: u8) -> Subnet {
 #[derive(Default)]
 pub(crate) struct Plans {
     pub(crate) silent: bool,
+    pub(crate) shape: OfferShape,
     pub(crate) asked: Mutex<Vec<(MacAddr, MessageType, u16)>>,
 }
 
@@ -57,13 +58,13 @@ impl Advisor for Plans {
             Some(Firmware::BiosPxe) => BootAction::Tftp("undionly.kpxe".into()),
             Some(Firmware::UefiPxe) => BootAction::Tftp("snponly.efi".into()),
             Some(Firmware::UefiHttp) => BootAction::Http("snponly.efi".into()),
+            Some(Firmware::RaspberryPi) => BootAction::RaspberryPi,
             Some(_) => BootAction::Http(format!("ipxe/{}", facts.mac)),
             None => BootAction::Silent,
         };
         BootPlan {
-            goal: Goal::Agent,
-            action,
-            why: String::new(),
+            shape: self.shape,
+            ..BootPlan::new(Goal::Agent, action, "")
         }
     }
 }

@@ -1,13 +1,15 @@
-//! A network of the test's own: a bridge in a network namespace, and peers with an interface each.
+//! A network of the test's own: bridges in a network namespace, and peers with an interface each.
 //!
 //! The test runs itself again inside a new namespace, as root or as an ordinary user, and touches
 //! no network of the host.
+
+#![allow(dead_code, reason = "each test file uses its own part")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const INSIDE: &str = "BUGLER_DHCP_TEST_INSIDE";
 
@@ -45,7 +47,8 @@ pub(crate) fn run(name: &str, test: impl FnOnce(&mut Network)) {
     );
 }
 
-fn ip(line: &str) {
+/// Runs `ip` with these words, in the namespace of the test.
+pub(crate) fn ip(line: &str) {
     let output = Command::new("ip")
         .args(line.split(' '))
         .output()
@@ -55,6 +58,31 @@ fn ip(line: &str) {
         "ip {line}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// Waits until the bridge passes on what comes from this port. Until the kernel has got round to it, which
+/// it does after the link is up, that is lost. With spanning tree it takes as long as that takes.
+fn carried(bridge: &str, port: u8) {
+    let details = |device: &str| {
+        let output = Command::new("ip")
+            .args(["-details", "link", "show", "dev", device])
+            .output()
+            .unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    if details(bridge).contains("stp_state 1") {
+        return;
+    }
+    let end = Instant::now() + Duration::from_secs(120);
+    let port = format!("port{port}");
+    loop {
+        let shown = details(&port);
+        if shown.contains("state forwarding") {
+            return;
+        }
+        assert!(Instant::now() < end, "{port} is not up: {shown}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// The segment.
@@ -79,8 +107,52 @@ impl Drop for Peer {
 }
 
 impl Network {
+    /// What stays where a test takes the network.
+    pub(crate) fn none() -> Self {
+        Self { peers: 0 }
+    }
+
     /// Adds a host; its Ethernet address ends with its number, 1 for the first.
     pub(crate) fn peer(&mut self) -> Peer {
+        self.peer_on("br0")
+    }
+
+    /// Adds a segment: a bridge of this name, with this address where one is given.
+    pub(crate) fn segment(&mut self, bridge: &str, address: Option<&str>) {
+        ip(&format!("link add {bridge} type bridge"));
+        if let Some(address) = address {
+            ip(&format!("address add {address} dev {bridge}"));
+        }
+        ip(&format!("link set {bridge} up"));
+    }
+
+    /// Adds a host on another segment.
+    pub(crate) fn peer_on(&mut self, bridge: &str) -> Peer {
+        let peer = self.host();
+        let (number, id) = (peer.number, peer.id());
+        ip(&format!(
+            "link add port{number} type veth peer name eth0 address 52:54:00:00:00:{number:02x} netns {id}"
+        ));
+        ip(&format!("link set port{number} master {bridge} up"));
+        peer.ip("link set eth0 up");
+        carried(bridge, number);
+        peer
+    }
+
+    /// Adds a host whose `eth0` leads to the interface `lan0` of another, and nowhere else.
+    pub(crate) fn peer_behind(&mut self, router: &Peer) -> Peer {
+        let peer = self.host();
+        let (number, id) = (peer.number, peer.id());
+        router.ip(&format!(
+            "link add lan0 type veth peer name eth0 address 52:54:00:00:00:{number:02x} netns {id}"
+        ));
+        router.ip("link set lan0 up");
+        peer.ip("link set eth0 up");
+        peer
+    }
+
+    /// A host without a network.
+    fn host(&mut self) -> Peer {
         self.peers += 1;
         let number = self.peers;
         let mut holder = Command::new("unshare")
@@ -96,23 +168,61 @@ impl Network {
             .unwrap()
             .read_exact(&mut ready)
             .unwrap();
-        let id = holder.id();
-        ip(&format!(
-            "link add port{number} type veth peer name eth0 address 52:54:00:00:00:{number:02x} netns {id}"
-        ));
-        ip(&format!("link set port{number} master br0 up"));
+        let path = format!("/proc/{}/ns/net", holder.id());
         let peer = Peer {
             holder,
-            path: format!("/proc/{id}/ns/net"),
+            path,
             number,
         };
         peer.ip("link set lo up");
-        peer.ip("link set eth0 up");
         peer
     }
 }
 
 impl Peer {
+    /// The process that keeps its namespace.
+    fn id(&self) -> u32 {
+        self.holder.id()
+    }
+
+    /// Runs `work` on a thread in this host's namespace: sockets that it makes are there.
+    pub(crate) fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let namespace = std::fs::File::open(&self.path).unwrap();
+        let kind = rustix::thread::LinkNameSpaceType::Network;
+        let enter = move || {
+            rustix::thread::move_into_link_name_space(namespace.as_fd(), Some(kind)).unwrap();
+            work()
+        };
+        // A namespace belongs to a thread.
+        std::thread::spawn(enter).join().unwrap()
+    }
+
+    /// Lets this host pass packets on.
+    pub(crate) fn forward(&self) {
+        self.inside(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1\n"))
+            .unwrap();
+    }
+
+    /// Starts a program here that says `ready` on its standard error once it serves.
+    pub(crate) fn daemon(&self, program: &str, arguments: &[&str], ready: &str) -> Running {
+        let mut child = self
+            .command(program)
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{program} runs: {error}"));
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let mut said = vec![];
+        for line in &mut lines {
+            said.push(line.unwrap());
+            if said.last().is_some_and(|line| line.contains(ready)) {
+                std::thread::spawn(move || lines.for_each(drop));
+                return Running(child);
+            }
+        }
+        panic!("{program} ended: {:?}, {said:?}", child.wait());
+    }
+
     /// A command that runs on this host.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("nsenter");
@@ -146,7 +256,7 @@ impl Peer {
             let any = std::net::SocketAddr::from(([0, 0, 0, 0], port));
             socket.bind(&any.into()).unwrap();
             socket
-                .set_read_timeout(Some(Duration::from_secs(20)))
+                .set_read_timeout(Some(Duration::from_secs(120)))
                 .unwrap();
             UdpSocket::from(socket)
         };
@@ -160,7 +270,7 @@ impl Peer {
         let output = self
             .command("busybox")
             .args([
-                "udhcpc", "-i", "eth0", "-f", "-n", "-q", "-t", "4", "-T", "2", "-s",
+                "udhcpc", "-i", "eth0", "-f", "-n", "-q", "-t", "15", "-T", "4", "-s",
             ])
             .arg(&*script.0)
             .args(arguments)
@@ -181,12 +291,13 @@ impl Peer {
     }
 
     /// Starts a udhcpc that stays.
-    pub(crate) fn udhcpc_daemon(&self) -> Udhcpc {
+    pub(crate) fn udhcpc_daemon(&self, arguments: &[&str]) -> Udhcpc {
         let script = Script::new();
         let mut child = self
             .command("busybox")
-            .args(["udhcpc", "-i", "eth0", "-f", "-t", "4", "-T", "2", "-s"])
+            .args(["udhcpc", "-i", "eth0", "-f", "-t", "15", "-T", "4", "-s"])
             .arg(&*script.0)
+            .args(arguments)
             .stdout(Stdio::piped())
             .spawn()
             .expect("busybox (package busybox-static) runs");
@@ -242,7 +353,8 @@ impl Script {
     fn new() -> Self {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         let text = "#!/bin/sh\necho event=$1\nenv\ncase $1 in\n\
-                    bound|renew) ip address replace $ip/$mask dev $interface;;\n\
+                    bound|renew) ip address replace $ip/$mask dev $interface\n\
+                    [ -z \"$router\" ] || ip route replace default via $router;;\n\
                     deconfig) ip address flush dev $interface;;\nesac\n";
         file.write_all(text.as_bytes()).unwrap();
         let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);

@@ -1,12 +1,12 @@
 //! One transfer with its socket.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags};
 
+use super::link::{Link, Sent};
 use super::listener::Route;
 use super::openers::Job;
 use super::timers::Alarm;
@@ -15,7 +15,6 @@ use crate::observer::{Event, Transfer};
 use crate::packet::{ErrorCode, Packet};
 use crate::source::Content;
 use crate::stage::Stage;
-use crate::sys;
 
 /// The most datagrams that one send may be cut into (`UDP_MAX_SEGMENTS` of Linux before 6.9).
 const MAX_SEGMENTS: usize = 64;
@@ -30,7 +29,7 @@ const DATAGRAMS_AT_A_TIME: usize = 32;
 /// A transfer that is under way.
 #[derive(Debug)]
 pub(super) struct Conn {
-    socket: OwnedFd,
+    link: Link,
     machine: Machine,
     stage: Stage,
     terms: Terms,
@@ -43,26 +42,18 @@ pub(super) struct Conn {
     pub(super) alarm: Option<Alarm>,
 }
 
-/// Whether a datagram left. One that the network had no room for counts as sent: it is as good as
-/// lost on the way, and repaired in the same manner.
-enum Sent {
-    Yes,
-    /// An earlier one reached the client's machine and found its port closed.
-    PortClosed,
-}
-
 impl Conn {
     /// Agrees on terms and sends the first answer through `link`. Gives the transfer, the event that
     /// it started, and the event that ended it at once, if one did.
     pub(super) fn start(
         job: Job,
-        link: Link,
+        link: (Link, u32),
         content: Content,
         size: u64,
         max_windowsize: u16,
         now: Duration,
     ) -> (Self, Event, Option<Event>) {
-        let Link { socket, mtu } = link;
+        let (mut link, mtu) = link;
         let limits = Limits {
             blksize: Limits::blksize_for_mtu(mtu),
             windowsize: max_windowsize,
@@ -80,10 +71,9 @@ impl Conn {
             blocks,
         );
         let segment = u16::try_from(stage.packet_len()).ok();
-        let offload = terms.windowsize > 1
-            && segment.is_some_and(|size| sys::set_segment_size(&socket, size).is_ok());
+        let offload = terms.windowsize > 1 && segment.is_some_and(|size| link.cut(size));
         let mut conn = Self {
-            socket,
+            link,
             machine,
             stage,
             terms,
@@ -132,8 +122,8 @@ impl Conn {
     fn receive(&mut self, now: Duration) -> Option<Output> {
         // An ACK has four bytes. What an ERROR has to say beyond this buffer is cut off.
         let mut buffer = [0; 256];
-        match rustix::net::recv(&self.socket, &mut buffer, RecvFlags::DONTWAIT) {
-            Ok((len, _)) => Some(
+        match self.link.receive(&mut buffer) {
+            Ok(len) => Some(
                 match Packet::decode(buffer.get(..len).unwrap_or_default()) {
                     Ok(packet) => self.machine.packet(&packet, now),
                     Err(_) => Output::Wait,
@@ -144,6 +134,18 @@ impl Conn {
             // A signal, or a network that is away for the moment.
             Err(_) => Some(Output::Wait),
         }
+    }
+
+    /// Takes a datagram that came to the listener, and gives the event that ended the transfer, if
+    /// one did.
+    pub(super) fn packet(&mut self, packet: &Packet<'_>, now: Duration) -> Option<Event> {
+        let output = self.machine.packet(packet, now);
+        self.perform(output, now)
+    }
+
+    /// Whether the client has not answered anything new for so long.
+    pub(super) fn is_silent(&self, for_long: Duration, now: Duration) -> bool {
+        now.saturating_sub(self.machine.last_progress()) >= for_long
     }
 
     /// Takes the passing of the deadline.
@@ -234,21 +236,21 @@ impl Conn {
         let packet = self.stage.packet_len();
         let packets = self.stage.packets(first, count)?;
         if !self.offload {
-            return Ok(send_each(&self.socket, packets, packet));
+            return Ok(self.link.send_each(packets, packet));
         }
         let most = (MAX_SEND / packet).clamp(1, MAX_SEGMENTS) * packet;
         for (index, part) in packets.chunks(most).enumerate() {
-            match send_once(&self.socket, part) {
+            match self.link.send_once(part) {
                 Ok(Sent::Yes) => {}
                 Ok(Sent::PortClosed) => return Ok(Sent::PortClosed),
                 // A device that cannot sum checksums, or a rule that wants whole packets: from now
                 // on, one by one.
                 Err(errno) => {
                     tracing::debug!(%errno, peer = %self.route.peer, "no segmentation offload");
-                    let _ = sys::set_segment_size(&self.socket, 0);
+                    self.link.cut(0);
                     self.offload = false;
                     let rest = packets.get(index * most..).unwrap_or_default();
-                    return Ok(send_each(&self.socket, rest, packet));
+                    return Ok(self.link.send_each(rest, packet));
                 }
             }
         }
@@ -256,75 +258,24 @@ impl Conn {
     }
 
     fn send(&self, datagram: &[u8]) -> Sent {
-        send_each(&self.socket, datagram, datagram.len().max(1))
+        self.link.send_each(datagram, datagram.len().max(1))
+    }
+
+    /// The socket to watch; None where the listener hears the client.
+    pub(super) fn socket(&self) -> Option<&OwnedFd> {
+        self.link.own()
     }
 }
 
-impl AsFd for Conn {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-/// Answers a request with an ERROR, from a port of its own as any answer. It may be lost: then the
-/// client asks again.
+/// Answers a request with an ERROR, from where any answer comes. It may be lost: then the client
+/// asks again.
 pub(super) fn refuse(route: &Route, code: ErrorCode, message: &str) {
     let packet = Packet::Error {
         code,
         message: message.as_bytes(),
     };
-    let sent = route.connect().and_then(|socket| {
-        let bytes = packet.to_bytes();
-        rustix::net::send(&socket, &bytes, SendFlags::DONTWAIT).map_err(io::Error::from)
-    });
+    let sent = Link::new(route).and_then(|link| Ok(link.send_once(&packet.to_bytes())?));
     if let Err(error) = sent {
         tracing::debug!(%error, peer = %route.peer, "TFTP error answer");
-    }
-}
-
-/// A socket that hears only one client.
-#[derive(Debug)]
-pub(super) struct Link {
-    socket: OwnedFd,
-    /// Of the route to the client, so never more than the interface's.
-    mtu: u32,
-}
-
-impl Link {
-    /// # Errors
-    /// Whatever making the socket brings.
-    pub(super) fn new(route: &Route) -> io::Result<Self> {
-        let socket = route.connect()?;
-        let mtu = rustix::net::sockopt::ip_mtu(&socket)?;
-        Ok(Self { socket, mtu })
-    }
-}
-
-/// Sends datagrams of `len` bytes, the last maybe shorter.
-fn send_each(socket: &OwnedFd, datagrams: &[u8], len: usize) -> Sent {
-    for datagram in datagrams.chunks(len) {
-        let sent = match send_once(socket, datagram) {
-            // The path became narrower since the block size was agreed: fragments are what is left.
-            Err(Errno::MSGSIZE) => {
-                let _ = sys::allow_fragments(socket);
-                send_once(socket, datagram)
-            }
-            other => other,
-        };
-        if let Ok(Sent::PortClosed) = sent {
-            return Sent::PortClosed;
-        }
-    }
-    Sent::Yes
-}
-
-/// # Errors
-/// Only those that another way of sending might not bring.
-fn send_once(socket: &OwnedFd, datagram: &[u8]) -> Result<Sent, Errno> {
-    match rustix::net::send(socket, datagram, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-        Ok(_) => Ok(Sent::Yes),
-        Err(Errno::CONNREFUSED) => Ok(Sent::PortClosed),
-        Err(errno @ (Errno::MSGSIZE | Errno::INVAL | Errno::IO | Errno::OPNOTSUPP)) => Err(errno),
-        Err(_) => Ok(Sent::Yes),
     }
 }

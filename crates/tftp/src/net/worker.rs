@@ -12,8 +12,9 @@ use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
 use super::Config;
-use super::conn::{self, Conn, Link};
+use super::conn::{self, Conn};
 use super::conns::Conns;
+use super::link::Link;
 use super::listener::{Listener, Route};
 use super::openers::{Job, Opened, Openers, Waker};
 use super::timers::Timers;
@@ -31,6 +32,9 @@ const REQUESTS_AT_A_TIME: usize = 64;
 const REQUEST_BUFFER: usize = 2048;
 /// The token of the eventfd; the listeners follow it, and those of [`Conns`] begin far beyond.
 const WAKER: u64 = 0;
+/// A client that asks again for what it is being sent, and has been silent for so long, has begun
+/// again: it was reset, for example.
+const MOVED_ON: Duration = Duration::from_secs(2);
 /// How often the log may say that requests are dropped.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
 
@@ -240,8 +244,21 @@ impl Worker {
                 conn::refuse(&route, ErrorCode::ILLEGAL_OPERATION, &error.to_string());
                 tracing::debug!(peer = %route.peer, %error, "TFTP request");
             }
+            Ok(packet) if self.config.single_port => self.answer(&packet, &route, now),
             // Not a request: an answer to a stray packet might make two programs talk for ever.
             Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// What a client sends in the course of a transfer, when there is one port for everything.
+    fn answer(&mut self, packet: &Packet<'_>, route: &Route, now: Duration) {
+        let waiting = self.by_route.get(route);
+        let Some(token) = waiting.and_then(|waiting| waiting.token) else {
+            return;
+        };
+        if let Some(conn) = self.conns.get_mut(token) {
+            let ended = conn.packet(packet, now);
+            self.after(token, ended);
         }
     }
 
@@ -264,7 +281,7 @@ impl Worker {
         fingerprint: u64,
         now: Duration,
     ) {
-        if self.is_repeated(&route, fingerprint) {
+        if self.is_repeated(&route, fingerprint, now) {
             return;
         }
         if self.conns.len() + self.opening >= self.config.max_transfers {
@@ -309,8 +326,10 @@ impl Worker {
     /// A request for something else from that port means that the client has moved on: some ROMs use
     /// one port for all. When the client had answered before, the transfer is left to itself: a
     /// request that the network delivers twice must not break the transfer that it began, and a
-    /// client that has moved on ends the old transfer with an ERROR or by silence.
-    fn is_repeated(&mut self, route: &Route, fingerprint: u64) -> bool {
+    /// client that has moved on ends the old transfer with an ERROR or by silence. With a single port
+    /// the two could not be told apart, so there the old one ends, unless the request is the one that
+    /// began it and the client has answered a moment ago.
+    fn is_repeated(&mut self, route: &Route, fingerprint: u64, now: Duration) -> bool {
         let Some(waiting) = self.by_route.get(route).copied() else {
             return false;
         };
@@ -320,10 +339,15 @@ impl Worker {
         let Some(conn) = self.conns.get(token) else {
             return false;
         };
+        let same = conn.fingerprint == fingerprint;
         if conn.progressed() {
-            return false;
-        }
-        if conn.fingerprint == fingerprint {
+            if !self.config.single_port {
+                return false;
+            }
+            if same && !conn.is_silent(MOVED_ON, now) {
+                return true;
+            }
+        } else if same {
             return true;
         }
         let event = conn.superseded();
@@ -368,7 +392,11 @@ impl Worker {
                 return;
             }
         };
-        match Link::new(&job.route) {
+        let link = Link::new(&job.route).and_then(|link| {
+            let mtu = link.mtu()?;
+            Ok((link, mtu))
+        });
+        match link {
             Ok(link) => {
                 let most = self.config.max_windowsize;
                 let (conn, started, ended) = Conn::start(job, link, content, size, most, now);
@@ -396,9 +424,10 @@ impl Worker {
         );
         let ended = ended.or_else(|| {
             let conn = self.conns.get(token)?;
+            let socket = conn.socket()?;
             let data = epoll::EventData::new_u64(token);
             let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-            let errno = epoll::add(&self.epoll, conn, data, flags).err()?;
+            let errno = epoll::add(&self.epoll, socket, data, flags).err()?;
             Some(conn.failed(format!("watching the socket of the transfer: {errno}")))
         });
         self.after(token, ended);
@@ -406,6 +435,10 @@ impl Worker {
 
     fn not_opened(&self, job: &Job, error: OpenError) {
         let (code, message, event) = match error {
+            OpenError::Later => {
+                self.observer.event(&job.transfer, &Event::Postponed);
+                return;
+            }
             OpenError::NotFound => (
                 ErrorCode::FILE_NOT_FOUND,
                 "there is no such file".to_owned(),

@@ -3,4 +3,5 @@
 mod foreign;
 mod mtu;
 mod serve;
+mod single;
 mod site;

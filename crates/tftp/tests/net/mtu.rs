@@ -13,9 +13,9 @@ use bugler_tftp::packet::{Mode, Options, Packet, Request};
 
 const INSIDE: &str = "BUGLER_TFTP_TEST_NAMESPACE";
 
-/// Runs the test named `name` again inside a new network namespace, and gives false; there, gives
-/// true.
-fn inside(name: &str) -> bool {
+/// Runs the test named `name` of this module again inside a new network namespace, and gives false;
+/// there, gives true.
+pub(crate) fn inside(module: &str, name: &str) -> bool {
     let namespace = std::fs::read_link("/proc/self/ns/net").unwrap();
     if let Some(outside) = env::var_os(INSIDE) {
         assert_ne!(
@@ -28,7 +28,7 @@ fn inside(name: &str) -> bool {
     let output = Command::new("unshare")
         .args(["--user", "--map-root-user", "--net", "--"])
         .arg(env::current_exe().unwrap())
-        .args(["--exact", &format!("mtu::{name}"), "--nocapture"])
+        .args(["--exact", &format!("{module}::{name}"), "--nocapture"])
         .env(INSIDE, namespace)
         .output()
         .expect("unshare (util-linux) is needed by this test");
@@ -50,7 +50,7 @@ fn set_mtu(mtu: u32) {
 
 #[test]
 fn the_block_size_fits_the_interface() {
-    if !inside("the_block_size_fits_the_interface") {
+    if !inside("mtu", "the_block_size_fits_the_interface") {
         return;
     }
     set_mtu(1400);
@@ -79,7 +79,7 @@ fn the_block_size_fits_the_interface() {
 
 #[test]
 fn a_path_that_becomes_narrower_is_served_in_fragments() {
-    if !inside("a_path_that_becomes_narrower_is_served_in_fragments") {
+    if !inside("mtu", "a_path_that_becomes_narrower_is_served_in_fragments") {
         return;
     }
     for windowsize in [1, 4] {
@@ -89,7 +89,7 @@ fn a_path_that_becomes_narrower_is_served_in_fragments() {
         site.write("f", &expected);
         let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         client
-            .set_read_timeout(Some(Duration::from_secs(20)))
+            .set_read_timeout(Some(Duration::from_secs(120)))
             .unwrap();
         let options = Options {
             blksize: Some(1468),

@@ -3,7 +3,8 @@
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::site::{Journal, Site, content};
 use bugler_tftp::client::swarm::{self, Load};
@@ -123,6 +124,11 @@ fn netascii_translates_line_ends() {
 fn what_is_not_served_is_refused_by_the_right_code() {
     let site = Site::new();
     site.write("f", b"x");
+    // A request that is sent again is told again.
+    let once = Settings {
+        timeout: Duration::from_secs(120),
+        ..Settings::default()
+    };
     for (path, code) in [
         ("absent", ErrorCode::FILE_NOT_FOUND),
         ("../etc/passwd", ErrorCode::ACCESS_VIOLATION),
@@ -130,7 +136,7 @@ fn what_is_not_served_is_refused_by_the_right_code() {
         ("a/..\\..\\etc", ErrorCode::ACCESS_VIOLATION),
         ("/", ErrorCode::ACCESS_VIOLATION),
     ] {
-        match fetch(site.address(), path, &Settings::default(), LIMIT) {
+        match fetch(site.address(), path, &once, LIMIT) {
             Err(FetchError::Refused { code: got, .. }) => assert_eq!(got, code, "{path}"),
             other => panic!("{path}: {other:?}"),
         }
@@ -141,6 +147,33 @@ fn what_is_not_served_is_refused_by_the_right_code() {
             assert!(matches!(event, Event::Refused { .. }), "{event:?}");
         }
     }
+}
+
+#[test]
+fn what_is_being_made_is_not_answered_and_served_when_it_is_asked_for_again() {
+    let asked = AtomicU32::new(0);
+    let source = move |_: &Request| match asked.fetch_add(1, Ordering::SeqCst) {
+        0 | 1 => Err(OpenError::Later),
+        _ => Ok(Content::Bytes(content(10).into())),
+    };
+    let journal = Journal::default();
+    let config = Config {
+        listen: vec![LOOPBACK.into()],
+        ..Config::default()
+    };
+    let server = Server::start(config, Arc::new(source), Arc::new(journal.clone())).unwrap();
+    let mut client = Hand::new(server.local_addrs()[0]);
+    let request = read_request(b"f", Options::default());
+    for _ in 0..2 {
+        client.say(&request);
+        assert_eq!(journal.next().1, Event::Postponed);
+    }
+    client.say(&request);
+    // Nothing came before this: it is the first datagram that is heard.
+    assert_eq!(client.hear(), [&[0, 3, 0, 1][..], &content(10)].concat());
+    client.say(&[0, 4, 0, 1]);
+    assert!(matches!(journal.next().1, Event::Started { .. }));
+    assert!(matches!(journal.next().1, Event::Finished { .. }));
 }
 
 /// A client by hand: a socket, and what it says and hears.
@@ -154,7 +187,7 @@ impl Hand {
         let socket = UdpSocket::bind(LOOPBACK).unwrap();
         // Far more than any answer takes; only a test that fails waits for it.
         socket
-            .set_read_timeout(Some(Duration::from_secs(20)))
+            .set_read_timeout(Some(Duration::from_secs(120)))
             .unwrap();
         Self { socket, server }
     }
@@ -462,7 +495,13 @@ fn stopping_ends_everything_and_says_so() {
     let journal = site.journal.clone();
     site.stop();
     assert!(matches!(journal.next().1, Event::Failed { .. }));
-    UdpSocket::bind(address).expect("the port is free again");
+    // The port is free again, once the programs that other tests are just starting have closed what they
+    // have of this process.
+    let end = Instant::now() + Duration::from_secs(60);
+    while let Err(error) = UdpSocket::bind(address) {
+        assert!(Instant::now() < end, "{address}: {error}");
+        std::thread::yield_now();
+    }
 }
 
 #[test]
