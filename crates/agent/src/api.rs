@@ -1,116 +1,30 @@
-//! The agent's HTTP client for the device plane ([`bugler_protocol::agent`]).
+//! The agent's HTTP client for the device plane ([`bugler_protocol::agent`]): registering, asking for
+//! tasks, telling how they go. What a task moves has connections of its own: [`Bulk`].
 
+mod answer;
+mod bulk;
+mod error;
+
+pub use bulk::Bulk;
+pub use error::ApiError;
+
+use crate::pace::{Pace, Paced};
+use crate::stop::Stop;
+use answer::{describe, finish, nonsense, read_json};
 use bugler_model::TaskId;
-use bugler_protocol::agent::{
-    Assignment, ChunkRequest, Damaged, ErrorBody, Heartbeat, Register, Registered, Report,
-    ReportAnswer,
-};
-use bugler_protocol::manifest::ChunkHash;
+use bugler_protocol::agent::{Assignment, Heartbeat, Register, Registered, Report, ReportAnswer};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
-use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use ureq::http::{Request, Response, StatusCode};
-use ureq::{Agent, AsSendBody, Body};
+use ureq::{Agent, AsSendBody, Body, SendBody};
 
 /// Time to make a connection, and time without a byte before a request counts as failed.
 const CONNECT: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(20);
 
-/// Longest answer that is read as JSON, in bytes. None is near it.
-const MAX_JSON: u64 = 1 << 20;
-
-/// Longest manifest in bytes: that of an image with 1.6 TB in use. It is held in memory.
-const MAX_MANIFEST: u64 = 64 << 20;
-
 /// Where an agent introduces itself.
 const REGISTER: &str = "/agent/v1/register";
-
-/// Why a request to the server failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ApiError {
-    /// The server's address cannot be used.
-    #[error(
-        "{server:?} is not the address of a server: it should look like http://10.0.0.1:8480 \
-         (kernel argument bugler.server, or --server)"
-    )]
-    Address {
-        /// What was given.
-        server: String,
-    },
-    /// No answer, or one that broke off.
-    #[error("{request}: no answer")]
-    Transport {
-        /// Method and URL.
-        request: String,
-        /// What came back.
-        #[source]
-        source: Box<ureq::Error>,
-    },
-    /// The server answered with an error.
-    #[error("{request}: the server answered {status}: {message}")]
-    Status {
-        /// Method and URL.
-        request: String,
-        /// HTTP status.
-        status: u16,
-        /// What the server says.
-        message: String,
-    },
-    /// The server answered something that is not what this protocol says.
-    #[error(
-        "{request}: the answer makes no sense; is {request} really a Bugler server of this version?"
-    )]
-    Answer {
-        /// Method and URL.
-        request: String,
-        /// What is wrong with it.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// Tried for long enough.
-    #[error("nothing has come for {seconds} s ({why}); check the server and the network")]
-    Patience {
-        /// For how long, in seconds.
-        seconds: u64,
-        /// What came back last.
-        why: String,
-    },
-}
-
-impl ApiError {
-    /// Whether the same request can succeed later: the server is away, restarting or busy.
-    #[must_use]
-    pub fn is_temporary(&self) -> bool {
-        match self {
-            Self::Transport { .. } => true,
-            Self::Status { status, .. } => matches!(status, 401 | 408 | 425 | 429 | 500..),
-            Self::Address { .. } | Self::Answer { .. } | Self::Patience { .. } => false,
-        }
-    }
-
-    /// Whether the server refused to register this boot: it does not know the boot token.
-    #[must_use]
-    pub fn is_unknown_boot(&self) -> bool {
-        matches!(
-            self,
-            Self::Status { status: 401, request, .. } if request.ends_with(REGISTER)
-        )
-    }
-
-    /// Whether the server said that there is no such thing (any more), or that it has ended.
-    #[must_use]
-    pub fn is_gone(&self) -> bool {
-        matches!(
-            self,
-            Self::Status {
-                status: 404 | 409 | 410,
-                ..
-            }
-        )
-    }
-}
 
 /// Makes what the agent says of itself, afresh for every registration.
 pub type Introduction = Box<dyn Fn() -> Register + Send + Sync>;
@@ -162,7 +76,7 @@ impl Api {
     /// Connections of its own for a deploy, which can be cut without touching the others.
     #[must_use]
     pub fn bulk(&self) -> Bulk {
-        Bulk(Self {
+        Bulk::new(Self {
             session: self.session.clone(),
             agent: new_agent(),
         })
@@ -229,6 +143,18 @@ impl Api {
         body: Option<&impl Serialize>,
         silence: Duration,
     ) -> Result<Response<Body>, ApiError> {
+        self.with_token(|token| {
+            let request = self.request(method, path, Some(token));
+            self.send(request, body, silence)
+        })
+    }
+
+    /// Does what needs the token; registers and does it again, once, where the server has forgotten
+    /// it.
+    fn with_token<T>(
+        &self,
+        mut ask: impl FnMut(&str) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
         let token = {
             let mut registered = self.registered();
             match &*registered {
@@ -236,8 +162,7 @@ impl Api {
                 None => self.register_now(&mut registered)?.token,
             }
         };
-        let request = self.request(method, path, Some(&token));
-        match self.send(request, body, silence) {
+        match ask(&token) {
             Err(ApiError::Status { status: 401, .. }) => {
                 let token = {
                     let mut registered = self.registered();
@@ -247,11 +172,31 @@ impl Api {
                         _ => self.register_now(&mut registered)?.token,
                     }
                 };
-                let request = self.request(method, path, Some(&token));
-                self.send(request, body, silence)
+                ask(&token)
             }
             other => other,
         }
+    }
+
+    /// Sends bytes, no faster than `pace` where there is one.
+    fn upload(
+        &self,
+        path: &str,
+        media_type: &str,
+        bytes: &[u8],
+        pace: Option<&Pace>,
+        stop: &Stop,
+    ) -> Result<Response<Body>, ApiError> {
+        self.with_token(|token| {
+            let request = self
+                .request("POST", path, Some(token))
+                .header("content-type", media_type)
+                .header("content-length", bytes.len());
+            let name = describe(&request);
+            let mut body = Paced::new(bytes, pace, stop);
+            let answered = self.run(request.body(SendBody::from_reader(&mut body)), SILENCE);
+            finish(name, answered)
+        })
     }
 
     fn request(
@@ -285,29 +230,7 @@ impl Api {
             }
             None => self.run(request.body(()), silence),
         };
-        let mut answer = answered.map_err(|source| ApiError::Transport {
-            request: name.clone(),
-            source: Box::new(source),
-        })?;
-        if answer.status().is_success() {
-            return Ok(answer);
-        }
-        let text = answer
-            .body_mut()
-            .with_config()
-            .limit(MAX_JSON)
-            .read_to_string();
-        let text = text.unwrap_or_default();
-        let message = match serde_json::from_str::<ErrorBody>(&text) {
-            Ok(body) => body.error,
-            Err(_) if text.trim().is_empty() => "(without a reason)".into(),
-            Err(_) => text.trim().chars().take(300).collect(),
-        };
-        Err(ApiError::Status {
-            request: name,
-            status: answer.status().as_u16(),
-            message,
-        })
+        finish(name, answered)
     }
 
     fn run(
@@ -330,58 +253,6 @@ impl Api {
     }
 }
 
-/// The connections that a deploy uses.
-pub struct Bulk(Api);
-
-impl Bulk {
-    /// The bytes of a manifest.
-    ///
-    /// # Errors
-    /// [`ApiError`].
-    pub fn manifest(&self, hash: &str) -> Result<Vec<u8>, ApiError> {
-        // A hash from a task, so it is nothing but hex digits in what is asked for.
-        let hash: String = hash.chars().filter(char::is_ascii_hexdigit).collect();
-        let path = format!("/agent/v1/manifests/{hash}");
-        let mut answer = self.0.call("GET", &path, None::<&()>, SILENCE)?;
-        let body = answer.body_mut().with_config().limit(MAX_MANIFEST);
-        body.read_to_vec().map_err(|source| ApiError::Transport {
-            request: format!("GET {path}"),
-            source: Box::new(source),
-        })
-    }
-
-    /// A stream of the chunks, as [`bugler_protocol::agent::CHUNK_STREAM`] says.
-    ///
-    /// # Errors
-    /// [`ApiError`]. Errors in the middle of the stream come from the reader.
-    pub fn chunks(&self, hashes: &[ChunkHash]) -> Result<impl Read + use<>, ApiError> {
-        let body = ChunkRequest {
-            hashes: hashes.iter().map(ToString::to_string).collect(),
-        };
-        let path = "/agent/v1/chunks";
-        let answer = self.0.call("POST", path, Some(&body), SILENCE)?;
-        Ok(answer.into_body().into_reader())
-    }
-
-    /// Tells the server that a chunk is not what it is named.
-    ///
-    /// # Errors
-    /// [`ApiError`].
-    pub fn damaged(&self, hash: &ChunkHash, detail: &str) -> Result<(), ApiError> {
-        let body = Damaged {
-            hash: hash.to_string(),
-            detail: detail.into(),
-        };
-        let path = "/agent/v1/damaged";
-        self.0.call("POST", path, Some(&body), SILENCE).map(drop)
-    }
-
-    /// Ends every request of these connections at once, now and later, in whatever thread.
-    pub fn interrupt(&self) {
-        self.0.agent.clone().shutdown();
-    }
-}
-
 fn new_agent() -> Agent {
     Agent::config_builder()
         .http_status_as_error(false)
@@ -393,31 +264,6 @@ fn new_agent() -> Agent {
         .user_agent(concat!("bugler-agent/", env!("CARGO_PKG_VERSION")))
         .build()
         .into()
-}
-
-fn describe(request: &ureq::http::request::Builder) -> String {
-    let method = request.method_ref().map(ToString::to_string);
-    let url = request.uri_ref().map(ToString::to_string);
-    [method, url].map(Option::unwrap_or_default).join(" ")
-}
-
-fn read_json<T: DeserializeOwned>(
-    request: &str,
-    mut answer: Response<Body>,
-) -> Result<T, ApiError> {
-    let body = answer.body_mut().with_config().limit(MAX_JSON);
-    let bytes = body.read_to_vec().map_err(|source| ApiError::Transport {
-        request: request.into(),
-        source: Box::new(source),
-    })?;
-    serde_json::from_slice(&bytes).map_err(|e| nonsense(request, e))
-}
-
-fn nonsense(request: &str, source: serde_json::Error) -> ApiError {
-    ApiError::Answer {
-        request: request.into(),
-        source: Box::new(source),
-    }
 }
 
 #[cfg(test)]
@@ -441,24 +287,5 @@ mod tests {
             let error = api(bad).err().unwrap();
             assert!(matches!(error, ApiError::Address { .. }), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn only_what_may_pass_is_tried_again() {
-        let status = |status| ApiError::Status {
-            request: "GET /".into(),
-            status,
-            message: "no".into(),
-        };
-        for (code, temporary) in [
-            (400, false),
-            (401, true),
-            (404, false),
-            (429, true),
-            (503, true),
-        ] {
-            assert_eq!(status(code).is_temporary(), temporary, "{code}");
-        }
-        assert!(status(409).is_gone() && !status(503).is_gone());
     }
 }

@@ -1,6 +1,7 @@
 //! The command line of `bugler-agent`.
 
 use bugler_model::{Disk, MacAddr, Transport};
+use bugler_protocol::signature::PublicKey;
 use rustix::fs::{FileType, SeekFrom};
 use std::fs::{File, OpenOptions};
 use std::path::Path;
@@ -17,11 +18,17 @@ bugler-agent run --server URL --boot-token TOKEN --boot-mac MAC --disk FILE[:SER
     --uuid UUID        SMBIOS UUID to register with
     --sector-size N    logical sector size of files that stand for disks, 512 by default
     --connections N    connections for a deploy, 4 by default
+    --key KEY          64 hex digits (`bugler key show`): take no image that this key, or one that
+                       took its place, has not signed; without it no signature is checked
+bugler-agent attach
+    In the initramfs of a distribution that has an address: attaches the block device that
+    bugler.root= of the kernel command line names, and prints the device file with the root.
 bugler-agent --version
 bugler-agent --help
 
 As PID 1 it takes its orders from the kernel command line: bugler.server=URL, bugler.token=TOKEN,
-BOOTIF=01-MAC, and bugler.rescue for a shell on the console.
+bugler.key=KEY, BOOTIF=01-MAC, and bugler.rescue for a shell on the console. With bugler.root=URL it
+attaches that root and starts the system on it.
 ";
 
 /// What to do.
@@ -31,6 +38,10 @@ pub enum Command {
     Boot,
     /// A shell on the console, as the child of PID 1.
     Shell,
+    /// What keeps a root over the network alive, as a child of who attached it.
+    Keep,
+    /// Attach the block device of a root, for the initramfs of a distribution.
+    Attach,
     /// As a normal process.
     Run(Run),
     /// Print [`USAGE`].
@@ -58,6 +69,8 @@ pub struct Run {
     pub sector_size: u32,
     /// Connections for a deploy.
     pub connections: usize,
+    /// The key that manifests must be signed by.
+    pub key: Option<PublicKey>,
 }
 
 /// Why the command line cannot be used.
@@ -94,6 +107,8 @@ impl Command {
         match args.next().as_deref() {
             Some("boot") => Ok(Self::Boot),
             Some("shell") => Ok(Self::Shell),
+            Some("keep") => Ok(Self::Keep),
+            Some("attach") => Ok(Self::Attach),
             Some("run") => Run::parse(args).map(Self::Run),
             None | Some("--help" | "-h") => Ok(Self::Help),
             Some("--version" | "-V") => Ok(Self::Version),
@@ -104,7 +119,7 @@ impl Command {
 
 impl Run {
     fn parse(mut args: impl Iterator<Item = String>) -> Result<Self, ArgsError> {
-        let (mut server, mut token, mut mac, mut uuid) = (None, None, None, None);
+        let (mut server, mut token, mut mac, mut uuid, mut key) = (None, None, None, None, None);
         let (mut disks, mut once, mut sector_size, mut connections) = (Vec::new(), false, 512, 4);
         while let Some(name) = args.next() {
             let mut value = |name| args.next().ok_or(ArgsError::NoValue(name));
@@ -116,6 +131,7 @@ impl Run {
                 "--disk" => disks.push(value("--disk")?),
                 "--sector-size" => sector_size = read("--sector-size", value("--sector-size")?)?,
                 "--connections" => connections = read("--connections", value("--connections")?)?,
+                "--key" => key = Some(read("--key", value("--key")?)?),
                 "--once" => once = true,
                 _ => return Err(ArgsError::Unknown(name)),
             }
@@ -132,6 +148,7 @@ impl Run {
             uuid,
             sector_size,
             connections,
+            key,
         })
     }
 }
@@ -189,6 +206,7 @@ mod tests {
     fn a_full_line_is_read() {
         let line = "run --server http://s --boot-token t --boot-mac 52-54-00-00-00-01 --disk a:S1 \
                     --disk b --once --sector-size 4096 --connections 2 \
+                    --key 0707070707070707070707070707070707070707070707070707070707070707 \
                     --uuid 66ffad1e-e719-ad84-9831-b8aeed7d5f80";
         let expected = Run {
             server: "http://s".into(),
@@ -199,6 +217,7 @@ mod tests {
             uuid: Uuid::try_parse("66ffad1ee719ad849831b8aeed7d5f80").ok(),
             sector_size: 4096,
             connections: 2,
+            key: Some(PublicKey([7; 32])),
         };
         assert_eq!(parse(line), Ok(Command::Run(expected)));
         assert_eq!(parse(""), Ok(Command::Help));

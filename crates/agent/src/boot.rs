@@ -2,26 +2,29 @@
 
 mod console;
 pub mod dhcp_client;
-mod hotplug;
+pub(crate) mod hotplug;
 pub mod init;
 mod netlink;
-mod network;
+pub(crate) mod network;
 mod settling;
+
+pub(crate) use hotplug::insert as insert_module;
 
 use crate::api::{Api, Introduction};
 use crate::cmdline::Cmdline;
 use crate::deploy::Settings;
+use crate::diskless;
 use crate::log::{Log, chain};
 use crate::power::Power;
 use crate::sysfs::Sysfs;
 use crate::work::{self, Machine, TOKEN_PATIENCE};
 use bugler_model::MacAddr;
-use bugler_protocol::agent::{CMDLINE_SERVER, CMDLINE_TOKEN, Register, VERSION};
+use bugler_protocol::agent::{CMDLINE_KEY, CMDLINE_SERVER, CMDLINE_TOKEN, Register, VERSION};
 use hotplug::Arrivals;
-use network::Network;
+use network::{Connected, Network};
 use settling::Settling;
 use std::os::unix::process::CommandExt;
-use std::process::Command;
+use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -34,8 +37,9 @@ const REMINDER: Duration = Duration::from_secs(60);
 const DRIVERS_WAIT: Duration = Duration::from_secs(10);
 const DISK_WAIT: Duration = Duration::from_secs(2);
 
-/// The work of the boot environment, in the child of PID 1. Returns only by rebooting.
-pub fn work() -> ! {
+/// The work of the boot environment, in the child of PID 1. Returns only where it has attached a root,
+/// which PID 1 is to start; else it ends by rebooting.
+pub fn work() -> ExitCode {
     let log = console::start();
     if let Ok(last) = std::env::var(init::LAST_EXIT)
         && !last.is_empty()
@@ -50,6 +54,20 @@ pub fn work() -> ! {
     std::thread::spawn(move || hotplug::run(&hotplug_arrivals, &hotplug_log));
 
     let cmdline = Cmdline::parse(&std::fs::read_to_string("/proc/cmdline").unwrap_or_default());
+    match cmdline.diskless.plan() {
+        Ok(None) => {}
+        Ok(Some(plan)) => {
+            let connected = connect(&sysfs, &arrivals, &cmdline, &log);
+            return diskless::work(&plan, &cmdline, connected, &sysfs, &arrivals, &log);
+        }
+        Err(error) => stay(
+            &log,
+            &format!(
+                "the kernel command line cannot be used: {error}; boot this machine by the scripts \
+                 of a Bugler server"
+            ),
+        ),
+    }
     let (Some(server), Some(token)) = (&cmdline.server, &cmdline.token) else {
         stay(
             &log,
@@ -59,14 +77,17 @@ pub fn work() -> ! {
             ),
         );
     };
-    let network = Network {
-        sysfs: &sysfs,
-        arrivals: &arrivals,
-        log: &log,
-        boot_mac: cmdline.boot_mac,
-        uuid: sysfs.inventory().uuid,
+    let key = match cmdline.key.as_deref().map(str::parse).transpose() {
+        Ok(key) => key,
+        Err(error) => stay(
+            &log,
+            &format!(
+                "the {CMDLINE_KEY}= of the kernel command line cannot be used: {error}; boot this \
+                 machine by the scripts of a Bugler server"
+            ),
+        ),
     };
-    let connected = network.connect();
+    let connected = connect(&sysfs, &arrivals, &cmdline, &log);
     let boot_mac = cmdline.boot_mac.unwrap_or(connected.nic.mac);
     let keeper_log = log.clone();
     std::thread::spawn(move || connected.keep(&keeper_log));
@@ -77,6 +98,9 @@ pub fn work() -> ! {
         Err(error) => stay(&log, &chain(&error)),
     };
     wait_for_disks(&sysfs, &arrivals);
+    if let Some(boot_loader) = sysfs.boot_loader() {
+        boot_loader.lines().iter().for_each(|line| log.line(line));
+    }
     let settling = Settling::default();
     let machine = Machine {
         inventory: &|| {
@@ -86,7 +110,10 @@ pub fn work() -> ! {
         },
         settled: &|| settling.is_over(Instant::now()),
         token_patience: TOKEN_PATIENCE,
-        settings: Settings::default(),
+        settings: Settings {
+            key,
+            ..Settings::default()
+        },
         once: false,
     };
     loop {
@@ -106,6 +133,18 @@ pub fn work() -> ! {
             ));
         }
     }
+}
+
+/// Gets an address, however long it takes.
+fn connect(sysfs: &Sysfs, arrivals: &Arrivals, cmdline: &Cmdline, log: &Log) -> Connected {
+    let network = Network {
+        sysfs,
+        arrivals,
+        log,
+        boot_mac: cmdline.boot_mac,
+        uuid: sysfs.inventory().uuid,
+    };
+    network.connect()
 }
 
 /// Gives the drivers the time to find a disk, so that the first registration tells it. What comes

@@ -1,7 +1,8 @@
 //! The kernel command line, as far as it concerns the agent.
 
+use crate::diskless::Arguments;
 use bugler_model::MacAddr;
-use bugler_protocol::agent::{CMDLINE_SERVER, CMDLINE_TOKEN};
+use bugler_protocol::agent::{CMDLINE_KEY, CMDLINE_SERVER, CMDLINE_TOKEN};
 
 /// What the boot loader told the agent.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,10 +11,14 @@ pub struct Cmdline {
     pub server: Option<String>,
     /// `bugler.token=`: the token that was made for this boot.
     pub token: Option<String>,
+    /// `bugler.key=`: the key that manifests must be signed by, as it was written.
+    pub key: Option<String>,
     /// `BOOTIF=`: the interface that the machine booted from.
     pub boot_mac: Option<MacAddr>,
     /// `bugler.rescue`: a shell on the console at once.
     pub rescue: bool,
+    /// `bugler.root=` and what belongs to it: a root filesystem over the network.
+    pub diskless: Arguments,
 }
 
 impl Cmdline {
@@ -28,9 +33,11 @@ impl Cmdline {
             match key {
                 CMDLINE_SERVER => cmdline.server = value_if_any,
                 CMDLINE_TOKEN => cmdline.token = value_if_any,
+                // Also where nothing follows: a key that was lost is not a key that was not given.
+                CMDLINE_KEY => cmdline.key = Some(value.to_owned()),
                 "BOOTIF" => cmdline.boot_mac = value.parse().ok(),
                 "bugler.rescue" => cmdline.rescue = value != "0",
-                _ => {}
+                _ => cmdline.diskless.take(key, value),
             }
         }
         cmdline
@@ -65,12 +72,13 @@ mod tests {
     #[test]
     fn what_the_loader_says_is_found() {
         let text = "vmlinuz initrd=initrd bugler.server=http://10.20.50.1:8480 \
-                    x=\"a bugler.token=no b\" bugler.token=t0k=en BOOTIF=01-52-54-00-00-00-01\n";
+                    x=\"a bugler.token=no b\" bugler.token=t0k=en bugler.key=ab12 BOOTIF=01-52-54-00-00-00-01\n";
         let expected = Cmdline {
             server: Some("http://10.20.50.1:8480".into()),
             token: Some("t0k=en".into()),
+            key: Some("ab12".into()),
             boot_mac: Some(MacAddr([0x52, 0x54, 0, 0, 0, 1])),
-            rescue: false,
+            ..Cmdline::default()
         };
         assert_eq!(Cmdline::parse(text), expected);
     }
@@ -89,8 +97,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read(text in "[\"= a-zA-Z.\\-01\t\n]{0,80}") {
-            let _ = Cmdline::parse(&text);
+        fn any_text_is_read(text in "(bugler.root=(nbd|nfs|aoe):)?[\"= a-zA-Z.:/\\-01\t\n]{0,80}") {
+            let _ = Cmdline::parse(&text).diskless.plan();
         }
     }
 }

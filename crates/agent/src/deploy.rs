@@ -15,50 +15,63 @@
 //! flushes once a second: that is as often as progress is reported, and on a disk with a cache of
 //! its own a flush costs far less once a second than O_DSYNC with every chunk. Nothing of the
 //! state is kept on the disk: to resume, the disk itself is read.
+//!
+//! Where the disk has something of the image already, it is compared first, and only what differs is
+//! fetched, zeroed and read back ([`decide`] says when that pays). Where it has all of it, nothing is
+//! written, and `Running` is never reported. A disk that is smaller than the image is taken where
+//! everything that is used ends before its end ([`fit`]).
 
-mod buffer;
 pub mod check;
+mod decide;
 mod error;
+mod existing;
 mod fetch;
+mod fit;
 mod gpt;
 mod plan;
-mod progress;
+mod prepare;
 mod readback;
 mod stream;
-mod target;
 mod writer;
 
+pub use crate::disk::{Access, Target};
+pub use crate::supervise::ReportFn;
 pub use error::DeployError;
 pub use gpt::fuzz as fuzz_gpt;
+pub(crate) use gpt::{Gpt, GptError};
 pub use stream::{Frame, FrameError, Unpacker, read_frame};
-pub use target::{Access, Target};
 pub use writer::{DiskWriter, Patch};
+pub(crate) use writer::{read_table, reread_partitions};
 
 use crate::api::{ApiError, Bulk};
 use crate::backoff::{self, Backoff};
 use crate::log::{Log, chain};
+use crate::pace::Pace;
+use crate::personalize;
+use crate::progress::Tracker;
 use crate::stop::Stop;
-use bugler_model::{Deploy, Disk, Phase, Progress, TaskState, VerifyMode};
-use bugler_protocol::manifest::{ChunkHash, Manifest};
-use check::{ChoiceError, Needs, choose, depends_on_all, describe, lasting_name};
+use crate::supervise::{Supervisor, TICK};
+use bugler_model::{Compare, Deploy, Disk, Phase, Progress, TaskState, VerifyMode};
+use bugler_protocol::manifest::{ChunkRef, Manifest};
+use bugler_protocol::signature::PublicKey;
+use check::{describe, lasting_name};
+use decide::{Ready, decide};
+use existing::Existing;
 use fetch::Fetcher;
+use fit::Cut;
 use plan::{Plan, zero_ranges};
-use progress::Tracker;
+use std::ops::Range;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
 use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 /// How much is zeroed by one call, in bytes: between two calls a cancel is seen.
 const ZERO_STEP: u64 = 64 << 20;
 
-/// How often what was written is flushed, and progress reported.
-const TICK: Duration = Duration::from_secs(1);
-
 /// How often to look for disks while they are waited for.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// What a deploy may be given time and threads for.
+/// What a deploy or a capture may be given time and threads for.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     /// Connections to the server, each with a thread.
@@ -66,11 +79,15 @@ pub struct Settings {
     /// How long the server may give nothing at all before the deploy fails. A server that is
     /// restarted, or a switch that is, must not cost an hour's work.
     pub patience: Duration,
+    /// How long to wait before the first new try of a request that failed; later waits double.
+    pub first_wait: Duration,
     /// How long to look for a disk that is not there yet: a controller can take seconds to find
     /// its disks.
     pub disk_wait: Duration,
     /// How long [`Context::settled`] may say no before the deploy fails.
     pub settle_wait: Duration,
+    /// The key that manifests must be signed by; `None` checks no signature.
+    pub key: Option<PublicKey>,
 }
 
 impl Default for Settings {
@@ -78,8 +95,10 @@ impl Default for Settings {
         Self {
             connections: 4,
             patience: Duration::from_secs(3600),
+            first_wait: Duration::from_millis(100),
             disk_wait: Duration::from_secs(15),
             settle_wait: Duration::from_secs(60),
+            key: None,
         }
     }
 }
@@ -92,10 +111,6 @@ pub struct Deployed {
     /// How it ended: phase, bytes and time.
     pub progress: Progress,
 }
-
-/// Tells the server how a deploy goes; see [`Context::report`].
-pub type ReportFn<'a> =
-    dyn Fn(TaskState, Progress, Option<&str>) -> Result<bool, ApiError> + Sync + 'a;
 
 /// What a deploy works with.
 pub struct Context<'a> {
@@ -123,54 +138,21 @@ pub struct Context<'a> {
 /// # Errors
 /// [`DeployError`]. Until the first byte is written, nothing is changed.
 pub fn run(task: &Deploy, attempt: u32, context: &Context<'_>) -> Result<Deployed, DeployError> {
-    let tracker = Tracker::new();
-    let halt = Stop::new();
-    let cancelled = Stop::new();
-    let finished = Stop::new();
+    let supervisor = Supervisor::new(context.bulk, context.report, context.log);
     let work = Work {
         task,
         attempt,
         context,
-        tracker: &tracker,
-        halt: &halt,
-        cancelled: &cancelled,
-        reporting: Mutex::new(()),
+        supervisor: &supervisor,
+        tracker: &supervisor.tracker,
+        halt: &supervisor.halt,
     };
-    let result = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut lost = false;
-            while !finished.is_set() {
-                let (state, answer) = work.report();
-                match answer {
-                    Ok(true) if !finished.is_set() => return work.cancel(),
-                    Ok(_) => lost = false,
-                    Err(error) => {
-                        if !std::mem::replace(&mut lost, true) {
-                            let why = chain(&error);
-                            let log = context.log;
-                            log.line(format!("cannot report progress: {why}; the work goes on"));
-                        }
-                    }
-                }
-                // A change of state is told at once: the sleep is cut into pieces.
-                let next = Instant::now() + TICK;
-                while Instant::now() < next && tracker.now().0 == state {
-                    if finished.sleep(Duration::from_millis(50)) {
-                        return;
-                    }
-                }
-            }
-        });
-        let result = work.run();
-        finished.set();
-        result
-    });
-    match result {
-        Err(_) if cancelled.is_set() => Err(DeployError::Cancelled),
+    match supervisor.run(|| work.run()) {
+        Err(_) if supervisor.is_cancelled() => Err(DeployError::Cancelled),
         Err(error) => Err(error),
         Ok(disk) => Ok(Deployed {
             disk,
-            progress: tracker.now().1,
+            progress: supervisor.tracker.now().1,
         }),
     }
 }
@@ -179,70 +161,32 @@ struct Work<'a> {
     task: &'a Deploy,
     attempt: u32,
     context: &'a Context<'a>,
+    supervisor: &'a Supervisor<'a>,
     tracker: &'a Tracker,
-    /// Thrown by an error or a cancel: every thread of this deploy ends.
     halt: &'a Stop,
-    /// Thrown by a cancel, before `halt`.
-    cancelled: &'a Stop,
-    /// Held from reading the state to the server's answer, so that reports arrive in the order of
-    /// the states that they tell: a late `Claimed` would take a `Running` back.
-    reporting: Mutex<()>,
 }
 
 impl Work<'_> {
-    /// Reports how far it is; returns the state that was told, and whether the task is cancelled.
-    fn report(&self) -> (TaskState, Result<bool, ApiError>) {
-        let _turn = self
-            .reporting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let (state, progress) = self.tracker.now();
-        let answer = (self.context.report)(state, progress, self.tracker.disk());
-        (state, answer)
-    }
-
-    fn cancel(&self) {
-        self.cancelled.set();
-        // Threads that wait for the server wake up at once.
-        self.give_up();
-    }
-
     /// Reports that writing begins, and returns once the server knows: from then on the machine
     /// boots from the network until its disk is proved.
     fn announce(&self) -> Result<(), DeployError> {
-        let _turn = self
-            .reporting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        // Set by the report before this one.
-        if self.halt.is_set() {
-            return Err(DeployError::Cancelled);
-        }
         let began = Instant::now();
-        let mut backoff = short_backoff();
-        loop {
-            let progress = Progress {
-                phase: Phase::Writing,
-                ..self.tracker.now().1
-            };
-            match (self.context.report)(TaskState::Running, progress, self.tracker.disk()) {
-                Ok(false) => {
-                    self.tracker.enter(TaskState::Running, Phase::Writing);
-                    return Ok(());
-                }
-                Ok(true) => {
-                    self.cancel();
-                    return Err(DeployError::Cancelled);
-                }
-                Err(error) if self.may_wait(&error, began) => {
-                    let why = chain(&error);
-                    self.context.log.line(format!(
-                        "{why}; nothing is written before the server knows; trying again"
-                    ));
-                    std::thread::sleep(backoff.wait());
-                }
-                Err(source) => return Err(DeployError::NotAnnounced { source }),
+        let mut backoff = short_backoff(self.context.settings);
+        let told = self.supervisor.announce(Phase::Writing, |error| {
+            if !self.may_wait(error, began) {
+                return false;
             }
+            let why = chain(error);
+            self.context.log.line(format!(
+                "{why}; nothing is written before the server knows; trying again"
+            ));
+            self.halt.sleep(backoff.wait());
+            true
+        });
+        match told {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(DeployError::Cancelled),
+            Err(source) => Err(DeployError::NotAnnounced { source }),
         }
     }
 
@@ -254,8 +198,10 @@ impl Work<'_> {
         let log = self.context.log;
         let manifest = self.manifest()?;
         self.tracker.set_total(manifest.used_bytes());
-        let disk = self.choose(&manifest)?;
+        let table_size = manifest.disk_size;
+        let (disk, Cut { manifest, ready }) = self.place(manifest)?;
         self.tracker.set_disk(lasting_name(&disk));
+        self.tracker.set_total(manifest.used_bytes());
         let name = describe(&disk);
         log.line(format!(
             "deploying {} ({}, attempt {}) to {name}: {} bytes in use of {}",
@@ -267,130 +213,121 @@ impl Work<'_> {
         ));
         let writer = DiskWriter::open(Path::new(&disk.path))?;
         let written = check_again(writer.target(), &manifest)
-            .and_then(|()| self.write(writer.target(), &manifest));
-        if let Err(error) = written {
+            .and_then(|()| self.write(writer.target(), &manifest, table_size, ready));
+        let (existing, untouched) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                writer.abandon();
+                return Err(error);
+            }
+        };
+        let mut patches = existing.fitted.clone();
+        if untouched {
             writer.abandon();
-            return Err(error);
+            log.line(format!(
+                "{name} holds the image already: nothing had to be written"
+            ));
+            if self.changes_more() {
+                self.announce()?;
+            }
+            self.supervisor.tell();
+        } else {
+            self.tracker.enter(TaskState::Running, Phase::Finalizing);
+            patches.extend(writer.finalize(manifest.sector_size, log)?);
         }
-        self.tracker.enter(TaskState::Running, Phase::Finalizing);
-        let patches = writer.finalize(manifest.sector_size, log)?;
         self.tracker.flushed(self.tracker.written());
         match self.task.verify {
+            VerifyMode::WriteOnly if untouched => {}
             VerifyMode::WriteOnly => log.line(format!(
                 "{name} is written; what is on it was not read back, as asked"
             )),
             VerifyMode::ReadBack => {
                 self.tracker.enter(TaskState::Verifying, Phase::Verifying);
                 let target = Target::open(Path::new(&disk.path), Access::Read)?;
-                readback::verify(&target, &manifest, &patches, self.tracker, self.halt)?;
-                log.line(format!("{name} holds the image: everything was read back"));
+                let (tracker, halt) = (self.tracker, self.halt);
+                readback::verify(&target, &manifest, &existing, &patches, tracker, halt)?;
+                if !untouched {
+                    log.line(format!(
+                        "{name} holds the image: everything that was written was read back"
+                    ));
+                }
             }
+        }
+        if self.changes_more() {
+            self.tracker
+                .enter(TaskState::Verifying, Phase::Personalizing);
+            let (grow, identity) = (self.task.grow, self.task.identity.as_ref());
+            let path = Path::new(&disk.path);
+            personalize::run(path, manifest.sector_size, grow, identity, log, self.halt)?;
         }
         Ok(name)
     }
 
-    /// Gets the manifest and checks that it is the one that the task names.
-    fn manifest(&self) -> Result<Manifest, DeployError> {
-        let hash = &self.task.manifest;
-        let began = Instant::now();
-        let mut backoff = short_backoff();
-        let bytes = loop {
-            match self.context.bulk.manifest(hash) {
-                Ok(bytes) => break bytes,
-                Err(error) if self.may_wait(&error, began) => {
-                    self.context
-                        .log
-                        .line(format!("{}; trying again", chain(&error)));
-                    if self.halt.sleep(backoff.wait()) {
-                        return Err(DeployError::Cancelled);
-                    }
-                }
-                Err(source) => {
-                    let what = format!("manifest {hash}");
-                    return Err(DeployError::Server { what, source });
-                }
-            }
-        };
-        let found = ChunkHash(*blake3::hash(&bytes).as_bytes());
-        if found.to_string() != *hash {
-            return Err(DeployError::ManifestHash {
-                wanted: hash.clone(),
-                found,
-            });
-        }
-        Manifest::decode(&bytes).map_err(|source| DeployError::Manifest {
-            hash: hash.clone(),
-            source,
-        })
+    /// Whether something of the image is changed once the disk holds it.
+    fn changes_more(&self) -> bool {
+        self.task.grow || self.task.identity.is_some()
     }
 
-    /// Applies the task's rule to the disks, when all of them are there where it matters; waits a
-    /// little where none fits yet.
-    fn choose(&self, manifest: &Manifest) -> Result<Disk, ChoiceError> {
-        let needs = Needs {
-            size: manifest.disk_size,
-            sector_size: manifest.sector_size,
-        };
-        let Settings {
-            disk_wait,
-            settle_wait,
-            ..
-        } = self.context.settings;
-        let began = Instant::now();
-        loop {
-            let disks = (self.context.disks)();
-            if depends_on_all(&self.task.disk, &disks) && !(self.context.settled)() {
-                let waited = began.elapsed() >= settle_wait;
-                if waited || self.halt.sleep(LOOK_AGAIN) {
-                    return Err(ChoiceError::Unsettled);
-                }
-                continue;
-            }
-            match choose(&self.task.disk, &disks, needs) {
-                Ok(disk) => return Ok(disk.clone()),
-                Err(error @ (ChoiceError::NoDisk | ChoiceError::NotFound { .. })) => {
-                    let waited = began.elapsed() >= disk_wait;
-                    if waited || self.halt.sleep(LOOK_AGAIN) {
-                        return Err(error);
-                    }
-                }
-                Err(error) => return Err(error),
-            }
-        }
-    }
-
-    /// Brings the disk to hold the image: everything but the last steps.
-    fn write(&self, target: &Target, manifest: &Manifest) -> Result<(), DeployError> {
+    /// Brings the disk to hold the image: everything but the last steps. Gives what was there
+    /// already, and whether that was all of it: then nothing was written, and nothing is to be.
+    fn write(
+        &self,
+        target: &Target,
+        manifest: &Manifest,
+        table_size: u64,
+        mut ready: Vec<Ready>,
+    ) -> Result<(Existing, bool), DeployError> {
         let context = self.context;
-        let right = if self.attempt > 1 || readback::seems_to_hold(target, manifest)? {
-            self.tracker.enter(TaskState::Claimed, Phase::Comparing);
-            let right = readback::compare(target, manifest, self.tracker, self.halt)?;
-            let count = right.iter().filter(|&&right| right).count();
-            context.log.line(format!(
-                "{count} of {} chunks are on the disk already and are kept",
-                right.len()
-            ));
-            right
-        } else {
-            Vec::new()
-        };
-        let plan = Plan::new(manifest, |n| right.get(n) == Some(&true));
+        let pace = self.task.limit_rate.map(Pace::new);
+        let existing = self.look(target, manifest, table_size, pace.as_ref(), &mut ready)?;
         self.tracker.flushed(self.tracker.written());
+        if existing.is_all(manifest)
+            && writer::table_fits(target, manifest.sector_size, context.log)?
+        {
+            return Ok((existing, true));
+        }
+        let is_ready = |chunk: &ChunkRef| {
+            let len = manifest.chunk_len(chunk.index) as usize;
+            ready
+                .iter()
+                .find(|ready| ready.hash == chunk.hash && ready.content.len() == len)
+        };
+        let missing = manifest.chunks.iter().enumerate();
+        let missing = missing.filter(|&(n, _)| !existing.has(n));
+        let at_hand: Vec<(&ChunkRef, &Ready)> = missing
+            .filter_map(|(_, chunk)| Some((chunk, is_ready(chunk)?)))
+            .collect();
+        let plan = Plan::new(manifest, |n| {
+            existing.has(n)
+                || manifest
+                    .chunks
+                    .get(n)
+                    .is_some_and(|c| is_ready(c).is_some())
+        });
         self.announce()?;
+        for (chunk, ready) in at_hand {
+            target.write_at(&ready.content, chunk.offset())?;
+            self.tracker.add_written(ready.content.len() as u64);
+        }
+        let fetched = ready.iter().map(|ready| ready.fetched).sum();
+        self.tracker.add_fetched(fetched);
         let fetcher = Fetcher::new(
             context.bulk,
             target,
             &plan,
-            self.tracker,
+            self.supervisor,
             context.log,
-            self.halt,
             context.settings,
+            pace.as_ref(),
         );
         let done = Stop::new();
         let result = std::thread::scope(|scope| {
             let flusher = scope.spawn(|| self.flush(target, &done));
-            let zeroer = scope.spawn(|| self.zero(target, manifest));
+            let zeroer = scope.spawn(|| self.zero(target, manifest, existing.to_zero()));
             let threads = context.settings.connections.max(1);
+            let threads = pace
+                .as_ref()
+                .map_or(threads, |pace| pace.connections(threads));
             let fetchers: Vec<_> = (0..threads)
                 .map(|_| scope.spawn(|| fetcher.work()))
                 .collect();
@@ -403,7 +340,57 @@ impl Work<'_> {
         if self.halt.is_set() {
             return Err(DeployError::Cancelled);
         }
-        Ok(())
+        Ok((existing, false))
+    }
+
+    /// Finds out what of the image is on the disk, where that is wanted or pays; adds to `ready` what
+    /// was fetched to find out whether it pays.
+    fn look(
+        &self,
+        target: &Target,
+        manifest: &Manifest,
+        table_size: u64,
+        pace: Option<&Pace>,
+        ready: &mut Vec<Ready>,
+    ) -> Result<Existing, DeployError> {
+        let log = self.context.log;
+        let fitted = existing::fitted(target, manifest.sector_size, table_size)?;
+        let why = match self.task.compare {
+            _ if self.attempt > 1 => "an earlier attempt was interrupted".to_owned(),
+            Compare::Always => "as asked".to_owned(),
+            Compare::Never => {
+                log.line("what is on the disk is not looked at, as asked");
+                return Ok(Existing::unknown());
+            }
+            Compare::Auto => {
+                let bulk = self.context.bulk;
+                let verify = self.task.verify;
+                let decision = decide(target, manifest, &fitted, verify, bulk, pace, self.halt)?;
+                ready.extend(decision.ready);
+                if !decision.compare {
+                    log.line(format!(
+                        "the whole image is fetched and written: {}",
+                        decision.measured
+                    ));
+                    return Ok(Existing::unknown());
+                }
+                decision.measured.to_string()
+            }
+        };
+        log.line(format!("the disk is compared with the image first: {why}"));
+        self.tracker.enter(TaskState::Claimed, Phase::Comparing);
+        let existing = existing::compare(target, manifest, fitted, self.tracker, self.halt)?;
+        let to_zero = existing.to_zero().unwrap_or_default();
+        log.line(format!(
+            "{} of {} chunks are on the disk already and are kept; {} bytes are to be zeroed",
+            existing.count(),
+            manifest.chunks.len(),
+            to_zero
+                .iter()
+                .map(|range| range.end - range.start)
+                .sum::<u64>(),
+        ));
+        Ok(existing)
     }
 
     /// Flushes once a second, so that what counts as done is on the disk.
@@ -418,9 +405,18 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Zeroes what the manifest does not list.
-    fn zero(&self, target: &Target, manifest: &Manifest) -> Result<(), DeployError> {
-        for range in zero_ranges(manifest) {
+    /// Zeroes these ranges; where the disk was not compared, what the manifest does not list.
+    fn zero(
+        &self,
+        target: &Target,
+        manifest: &Manifest,
+        ranges: Option<&[Range<u64>]>,
+    ) -> Result<(), DeployError> {
+        let ranges = match ranges {
+            Some(ranges) => ranges.to_vec(),
+            None => zero_ranges(manifest).collect(),
+        };
+        for range in ranges {
             let mut at = range.start;
             while let Some((start, end)) = target.next_data(at, range.end)? {
                 if self.halt.is_set() {
@@ -433,17 +429,14 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Ends all threads after an error of one of them.
     fn give_up(&self) {
-        self.halt.set();
-        self.context.bulk.interrupt();
+        self.supervisor.give_up();
     }
 }
 
 /// Between two tries of a small request.
-fn short_backoff() -> Backoff {
-    let (first, longest) = (Duration::from_millis(100), Duration::from_secs(5));
-    Backoff::new(first, longest, backoff::seed())
+fn short_backoff(settings: Settings) -> Backoff {
+    Backoff::new(settings.first_wait, Duration::from_secs(5), backoff::seed())
 }
 
 /// Compares the opened disk with the image: what the inventory said of it may be old.
@@ -469,7 +462,7 @@ fn check_again(target: &Target, manifest: &Manifest) -> Result<(), DeployError> 
 }
 
 /// Waits for a thread. One that panicked passes its panic on: the process is restarted then.
-fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+pub(crate) fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     match thread.join() {
         Ok(result) => result,
         Err(panic) => std::panic::resume_unwind(panic),

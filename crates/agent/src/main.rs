@@ -5,6 +5,7 @@ use bugler_agent::api::Api;
 use bugler_agent::args::{Command, Run, USAGE, file_disk};
 use bugler_agent::boot;
 use bugler_agent::deploy::Settings;
+use bugler_agent::diskless;
 use bugler_agent::log::Log;
 use bugler_agent::sysfs::Sysfs;
 use bugler_agent::work::{self, Machine, TOKEN_PATIENCE};
@@ -24,9 +25,14 @@ fn main() -> ExitCode {
         }
     };
     let result = match command {
-        Command::Boot => boot::work(),
+        Command::Boot => Ok(boot::work()),
         Command::Shell => Err(boot::shell()).context("cannot start /bin/sh on the console"),
         Command::Run(arguments) => run(&arguments),
+        Command::Keep => diskless::keeper::main().map(|()| ExitCode::SUCCESS),
+        Command::Attach => diskless::attach_device().map(|device| {
+            println!("{device}");
+            ExitCode::SUCCESS
+        }),
         Command::Help => {
             print!("{USAGE}");
             Ok(ExitCode::SUCCESS)
@@ -98,6 +104,7 @@ fn run(arguments: &Run) -> anyhow::Result<ExitCode> {
         token_patience: TOKEN_PATIENCE,
         settings: Settings {
             connections: arguments.connections,
+            key: arguments.key,
             ..Settings::default()
         },
         once: arguments.once,

@@ -4,10 +4,11 @@
 //! another machine. A file that is missing or makes no sense is left out of the answer: an
 //! inventory with a hole is better than none.
 
+mod cpu;
 mod disks;
 mod nics;
 
-use bugler_model::{Cpu, Inventory, MacAddr};
+use bugler_model::{Inventory, MacAddr};
 use std::fs;
 use std::path::{Path, PathBuf};
 use uuid::Uuid;
@@ -76,23 +77,6 @@ impl Sysfs {
             memory: self.memory(),
             disks: self.disks(),
             nics: self.nics(),
-        }
-    }
-
-    /// The processors: `model name` on x86, elsewhere what there is.
-    fn cpu(&self) -> Cpu {
-        let text = fs::read_to_string(self.path("proc/cpuinfo")).unwrap_or_default();
-        let fields = |name: &'static str| {
-            let lines = text.lines().filter_map(|line| line.split_once(':'));
-            lines
-                .filter(move |(key, _)| key.trim() == name)
-                .map(|(_, value)| value.trim())
-        };
-        let model = ["model name", "Model", "Hardware", "CPU part"];
-        let model = model.into_iter().find_map(|name| fields(name).next());
-        Cpu {
-            model: model.unwrap_or_default().chars().take(MAX_TEXT).collect(),
-            threads: u32::try_from(fields("processor").count()).unwrap_or(u32::MAX),
         }
     }
 

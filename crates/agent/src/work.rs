@@ -11,14 +11,16 @@
 
 use crate::api::{Api, ApiError};
 use crate::backoff::{self, Backoff};
+use crate::capture::{self, CaptureError};
 use crate::deploy::{self, Context, DeployError, Settings};
 use crate::log::{Log, chain};
 use crate::power::Power;
 use crate::stop::Stop;
-use bugler_model::{Disk, Inventory, Progress, TaskAction, TaskState};
+use crate::wipe::{self, WipeError};
+use bugler_model::{Disk, Inventory, Progress, TaskAction, TaskId, TaskState};
 use bugler_protocol::agent::{Assignment, Heartbeat, Registered, Report};
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long one poll for a task may wait at the server, in a boot's first minute and later. At
@@ -193,43 +195,9 @@ fn perform(
             (TaskState::Done, Progress::default(), None, None)
         }
         TaskAction::Deploy(deploy) => {
-            let last = std::sync::Mutex::new((Progress::default(), None));
-            let report = |state, progress, disk: Option<&str>| {
-                let disk = disk.map(str::to_owned);
-                if let Ok(mut last) = last.lock() {
-                    *last = (progress, disk.clone());
-                }
-                let report = Report {
-                    state,
-                    progress,
-                    message: None,
-                    disk,
-                };
-                match api.report(*task, &report) {
-                    Ok(answer) => Ok(answer.cancel),
-                    // It has ended there: nobody waits for the rest.
-                    Err(error) if error.is_gone() => {
-                        log.line(format!(
-                            "task {task} is over for the server: {}",
-                            chain(&error)
-                        ));
-                        Ok(true)
-                    }
-                    Err(error) => Err(error),
-                }
-            };
-            let bulk = api.bulk();
-            let disks = || (machine.inventory)().disks;
-            let context = Context {
-                bulk: &bulk,
-                disks: &disks,
-                settled: machine.settled,
-                report: &report,
-                log,
-                settings: machine.settings,
-            };
-            let result = deploy::run(deploy, *attempt, &context);
-            let (last, disk) = last.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let (result, last, disk) = at_work(api, machine, log, *task, |context| {
+                deploy::run(deploy, *attempt, context)
+            });
             match result {
                 Ok(deployed) => (TaskState::Done, deployed.progress, disk, None),
                 Err(error) => {
@@ -241,9 +209,38 @@ fn perform(
                 }
             }
         }
+        TaskAction::Wipe(wipe) => {
+            let (result, last, disk) =
+                at_work(api, machine, log, *task, |context| wipe::run(wipe, context));
+            match result {
+                Ok(wiped) => (TaskState::Done, wiped.progress, disk, Some(wiped.told())),
+                Err(error) => {
+                    let state = match error {
+                        WipeError::Cancelled => TaskState::Cancelled,
+                        _ => TaskState::Failed,
+                    };
+                    (state, last, disk, Some(chain(&error)))
+                }
+            }
+        }
+        TaskAction::Capture(capture) => {
+            let (result, last, disk) = at_work(api, machine, log, *task, |context| {
+                capture::run(capture, *task, context)
+            });
+            match result {
+                Ok(taken) => (TaskState::Done, taken.progress, disk, None),
+                Err(error) => {
+                    let state = match error {
+                        CaptureError::Cancelled => TaskState::Cancelled,
+                        _ => TaskState::Failed,
+                    };
+                    (state, last, disk, Some(chain(&error)))
+                }
+            }
+        }
     };
     match &message {
-        Some(why) => log.line(format!("task {task} is {state}: {why}")),
+        Some(text) => log.line(format!("task {task} is {state}: {text}")),
         None => log.line(format!("task {task} is {state}")),
     }
     // The log goes first: once the report is there, a person may look.
@@ -272,10 +269,60 @@ fn perform(
     };
     let power = match (state, action) {
         (TaskState::Done, TaskAction::PowerOff) => Some(Power::Off),
+        (TaskState::Done, TaskAction::Wipe(_)) => None,
         (TaskState::Done, _) => Some(Power::Reboot),
         _ => None,
     };
     Ok(Ended { state, power })
+}
+
+/// Gives a task what it works with; returns what it gave, how far it was in its last report, and
+/// the disk that it had chosen.
+fn at_work<T>(
+    api: &Api,
+    machine: &Machine<'_>,
+    log: &Log,
+    task: TaskId,
+    work: impl FnOnce(&Context<'_>) -> T,
+) -> (T, Progress, Option<String>) {
+    let last = Mutex::new((Progress::default(), None));
+    let report = |state, progress, disk: Option<&str>| {
+        let disk = disk.map(str::to_owned);
+        if let Ok(mut last) = last.lock() {
+            *last = (progress, disk.clone());
+        }
+        let report = Report {
+            state,
+            progress,
+            message: None,
+            disk,
+        };
+        match api.report(task, &report) {
+            Ok(answer) => Ok(answer.cancel),
+            // It has ended there: nobody waits for the rest.
+            Err(error) if error.is_gone() => {
+                log.line(format!(
+                    "task {task} is over for the server: {}",
+                    chain(&error)
+                ));
+                Ok(true)
+            }
+            Err(error) => Err(error),
+        }
+    };
+    let bulk = api.bulk();
+    let disks = || (machine.inventory)().disks;
+    let context = Context {
+        bulk: &bulk,
+        disks: &disks,
+        settled: machine.settled,
+        report: &report,
+        log,
+        settings: machine.settings,
+    };
+    let result = work(&context);
+    let (progress, disk) = last.into_inner().unwrap_or_else(PoisonError::into_inner);
+    (result, progress, disk)
 }
 
 /// Signs of life until `stop`; new log lines go out within two seconds.

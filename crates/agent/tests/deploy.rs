@@ -5,7 +5,7 @@ mod support;
 use bugler_agent::api::ApiError;
 use bugler_agent::deploy::{Context, DeployError, Deployed, ReportFn, Settings, run};
 use bugler_agent::log::Log;
-use bugler_model::{Deploy, DiskRule, Phase, Progress, TaskState, VerifyMode};
+use bugler_model::{Compare, Deploy, DiskRule, Phase, Progress, TaskState, VerifyMode};
 use proptest::prelude::*;
 use std::collections::HashSet;
 use std::process::Command;
@@ -192,7 +192,7 @@ fn a_stream_of_nonsense_is_given_up_and_asked_for_again() {
 #[test]
 fn a_server_that_dies_and_comes_back_without_its_memory_is_waited_for() {
     let image = Arc::new(Image::drawn("abcdefghijklmnopqrstuvwxyz", 512));
-    let server = Server::start(&image);
+    let server = Server::start_alone(&image);
     server.faults(|faults| faults.die_after = Some(7));
     let disk = FileDisk::new(image.bytes.len(), 0);
     let api = server.api();
@@ -280,7 +280,8 @@ fn a_disk_that_cannot_take_the_image_is_not_touched() {
     for disk in all {
         assert!(disk.read().iter().all(|&byte| byte == 0xa5));
     }
-    assert_eq!(server.seen(|seen| seen.sent.len()), 0);
+    // Only its beginning is looked at: perhaps a smaller disk would do.
+    server.seen(|seen| assert!(seen.sent.iter().all(|hash| *hash == image.hash(0))));
 
     let named = Deploy {
         disk: DiskRule::Named(stick.disk.path.clone()),
@@ -325,7 +326,12 @@ fn the_next_version_of_an_image_moves_only_what_changed() {
     let server = Server::start(&new);
     let disk = FileDisk::new(new.bytes.len(), 0);
     disk.write(&old.bytes);
-    let deployed = deploy(&server, &new.task(), &disk).unwrap();
+    // Left to the agent, a computer that is busy can make comparing look slower.
+    let task = Deploy {
+        compare: Compare::Always,
+        ..new.task()
+    };
+    let deployed = deploy(&server, &task, &disk).unwrap();
     assert_holds(&disk, &new.bytes);
     assert_eq!(server.seen(|seen| seen.sent.clone()), [new.hash(4)]);
     let total = new.manifest.used_bytes();

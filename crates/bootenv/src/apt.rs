@@ -3,6 +3,7 @@
 
 use crate::command::{self, Program};
 use crate::error::{Error, Result};
+use bugler_model::Arch;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,8 @@ use std::path::{Path, PathBuf};
 const APT_CACHE: Program = Program {
     name: "apt-cache",
     package: "apt",
-    advice: "Check the package's name, and run `apt-get update` when it never ran on this machine",
+    advice: "Check the package's name, and run `apt-get update` when it never ran on this machine; \
+             for packages of another processor, `dpkg --add-architecture arm64` comes before it",
 };
 
 const APT_GET: Program = Program {
@@ -19,6 +21,15 @@ const APT_GET: Program = Program {
     advice: "Run `apt-get update` if the package is out of date, and check that the repository \
              can be reached; or give a .deb file that was fetched elsewhere",
 };
+
+/// Debian's name of an architecture that Debian has a kernel for which this crate reads.
+pub(crate) fn architecture(arch: Arch) -> Option<&'static str> {
+    match arch {
+        Arch::X86_64 => Some("amd64"),
+        Arch::Aarch64 => Some("arm64"),
+        Arch::X86 | Arch::Arm => None,
+    }
+}
 
 /// What the names of packages with a kernel's parts begin with, in Debian and in Ubuntu. Some
 /// releases keep the kernel and its modules in one package, some in several.

@@ -5,6 +5,7 @@ use crate::error::{Error, Result};
 use crate::initramfs::{self, Binary};
 use crate::kernel::{self, KernelSource};
 use crate::manifest::{self, BootEnv, Sizes, Sources};
+use crate::shell;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
@@ -18,8 +19,9 @@ pub struct BuildOptions {
     pub kernel: KernelSource,
     /// The agent: a static program for the kernel's processor, which becomes `/init`.
     pub agent: PathBuf,
-    /// A static busybox for the rescue shell; `None` leaves the shell out. See
-    /// [`find_busybox`].
+    /// A static busybox for the rescue shell, or the Debian package with one; `None` leaves the
+    /// shell out. See [`find_busybox`](crate::find_busybox) and
+    /// [`fetch_busybox`](crate::fetch_busybox).
     pub busybox: Option<PathBuf>,
     /// A folder such as `/lib/firmware`: files in it that the chosen modules name are put in.
     /// `None` puts no firmware in.
@@ -28,15 +30,6 @@ pub struct BuildOptions {
     pub extra_modules: Vec<String>,
     /// The folder of boot environments. It needs about 600 MB while a package is unpacked.
     pub out: PathBuf,
-}
-
-/// The static busybox of this machine (Debian package busybox-static), when it has one.
-#[must_use]
-pub fn find_busybox() -> Option<PathBuf> {
-    let places = ["/usr/bin/busybox", "/bin/busybox"].map(PathBuf::from);
-    places
-        .into_iter()
-        .find(|path| initramfs::read_binary(path, "busybox").is_ok())
 }
 
 /// Builds a boot environment and makes it the current one of its architecture. `progress` gets a
@@ -49,13 +42,13 @@ pub fn find_busybox() -> Option<PathBuf> {
 /// in `out` before is untouched then.
 pub fn build(options: &BuildOptions, progress: &mut dyn FnMut(&str)) -> Result<BootEnv> {
     let agent = initramfs::read_binary(&options.agent, "the agent")?;
-    let busybox = match &options.busybox {
-        Some(path) => Some(initramfs::read_binary(path, "busybox")?),
-        None => None,
-    };
     fs::create_dir_all(&options.out).map_err(Error::io("create", &options.out))?;
     let _lock = lock(&options.out, progress)?;
     let work = workplace(&options.out)?;
+    let busybox = match &options.busybox {
+        Some(path) => Some(shell::read(path, work.path())?),
+        None => None,
+    };
     let kernel = kernel::prepare(&options.kernel, work.path(), progress)?;
     for (binary, path, role) in [
         (Some(&agent), Some(&options.agent), "the agent"),
@@ -89,6 +82,10 @@ pub fn build(options: &BuildOptions, progress: &mut dyn FnMut(&str)) -> Result<B
     let mut hasher = blake3::Hasher::new();
     hasher.update(blake3::hash(&kernel.vmlinuz).as_bytes());
     hasher.update(&pack(&tree)?);
+    for (name, tree) in &kernel.device_trees {
+        hasher.update(name.as_bytes());
+        hasher.update(blake3::hash(tree).as_bytes());
+    }
     let stamp: String = hasher.finalize().to_hex().chars().take(8).collect();
     let version = format!("{}+{stamp}", kernel.version);
     let release = format!("BUGLER_BOOTENV={version}\n");
@@ -121,6 +118,11 @@ pub fn build(options: &BuildOptions, progress: &mut dyn FnMut(&str)) -> Result<B
         },
         module_count: added.modules,
         firmware_count: added.firmware,
+        device_trees: kernel
+            .device_trees
+            .iter()
+            .map(|(name, tree)| (name.clone(), size(tree)))
+            .collect(),
         sizes: Sizes {
             vmlinuz: size(&kernel.vmlinuz),
             initrd: size(&initrd),
@@ -134,6 +136,7 @@ pub fn build(options: &BuildOptions, progress: &mut dyn FnMut(&str)) -> Result<B
     manifest::publish(
         bootenv,
         [&kernel.vmlinuz, &initrd],
+        &kernel.device_trees,
         &options.out,
         work.path(),
     )

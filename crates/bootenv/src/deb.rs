@@ -1,11 +1,12 @@
 //! Reads Debian packages, deb(5): an `ar` archive whose member `data.tar.*` has the files.
 //!
-//! Only what makes a kernel is unpacked: `boot/` and `lib/modules/`, also where they lie below
-//! `usr/`. Only ordinary files are written, under the names that they have in the package, so
-//! nothing in a package can point out of the folder that it is unpacked to.
+//! Only what is asked for is unpacked; of a kernel's package that is `boot/`, `lib/modules/` and
+//! device trees of Raspberry Pis, also where they lie below `usr/`. Only ordinary files are written,
+//! under the names that they have in the package, so nothing in a package can point out of the
+//! folder that it is unpacked to.
 
-use crate::decompress;
 use crate::error::{Error, Result};
+use crate::{decompress, device_tree};
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::Path;
@@ -29,6 +30,17 @@ const MAX_PATH: u64 = 4096;
 /// When the package cannot be read, is not one, is damaged or has more than `limit` bytes; when
 /// `to` cannot be written.
 pub fn unpack(package: &Path, to: &Path, limit: u64) -> Result<u64> {
+    unpack_some(package, to, limit, is_of_a_kernel)
+}
+
+/// As [`unpack`], for the files of which `is_wanted` says so. It is told their paths without `./`
+/// and `usr/`.
+pub(crate) fn unpack_some(
+    package: &Path,
+    to: &Path,
+    limit: u64,
+    is_wanted: fn(&str) -> bool,
+) -> Result<u64> {
     let file = File::open(package).map_err(Error::io("open the package", package))?;
     let unfit = |error: io::Error| Error::unfit(package, ROLE, error.to_string());
     let data = data_member(BufReader::new(file)).map_err(unfit)?;
@@ -59,7 +71,8 @@ pub fn unpack(package: &Path, to: &Path, limit: u64) -> Result<u64> {
         let name = long_name
             .take()
             .unwrap_or_else(|| entry.header().path_bytes().into_owned());
-        let Some(path) = wanted(&name).filter(|_| kind.is_file()) else {
+        let path = plain(&name).filter(|path| kind.is_file() && is_wanted(path));
+        let Some(path) = path else {
             continue;
         };
         let path = to.join(path);
@@ -98,14 +111,17 @@ fn copy(from: &mut impl Read, to: &mut impl io::Write, package: &Path, path: &Pa
     }
 }
 
-/// Where a file of a package goes: its path without `./` and `usr/` when it belongs to a kernel.
-fn wanted(name: &[u8]) -> Option<&str> {
+fn is_of_a_kernel(path: &str) -> bool {
+    path.starts_with("boot/") || path.starts_with("lib/modules/") || device_tree::is_wanted(path)
+}
+
+/// Where a file of a package goes: its path without `./` and `usr/`, when it leads nowhere else.
+fn plain(name: &[u8]) -> Option<&str> {
     let name = std::str::from_utf8(name).ok()?;
     let name = name.strip_prefix("./").unwrap_or(name);
     let name = name.strip_prefix("usr/").unwrap_or(name);
     let parts_are_plain = name.split('/').all(|part| !matches!(part, "" | "." | ".."));
-    let belongs = name.starts_with("boot/") || name.starts_with("lib/modules/");
-    (parts_are_plain && belongs && !name.contains('\0')).then_some(name)
+    (parts_are_plain && !name.contains('\0')).then_some(name)
 }
 
 /// Finds the member `data.tar` of the outer archive: ar(5) in the common format, 60 bytes of

@@ -2,9 +2,11 @@
 
 use crate::command::{self, Program};
 use crate::error::{Error, Result};
-use crate::{apt, deb, decompress, elf};
+use crate::manifest::arch_name;
+use crate::{apt, deb, decompress, device_tree, elf};
 use bugler_kmod::Modules;
 use bugler_model::Arch;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::unix::fs::symlink;
@@ -21,6 +23,8 @@ const MAX_VMLINUZ: u64 = 256 << 20;
 
 /// Most bytes of a kernel's configuration that are read; Debian's has 260 kB.
 const MAX_CONFIG: u64 = 4 << 20;
+/// As much of a packed kernel as is looked at to tell its processor, unpacked, in bytes: its headers.
+const PACKED_HEAD: u64 = 4096;
 
 /// What the agent cannot do without, and why. A kernel whose configuration is known to lack one
 /// is refused at once, not on a machine that hangs.
@@ -62,35 +66,37 @@ pub enum KernelSource {
 }
 
 impl KernelSource {
-    /// The running kernel when its files can be read and it is one for machines of every kind,
-    /// else Debian's newest from apt.
+    /// A kernel for `arch`: the running one when its files can be read and it is one for machines
+    /// of every kind, else Debian's newest from apt.
     ///
     /// # Errors
     ///
     /// When there is neither; the error says what was tried.
-    pub fn auto() -> Result<Self> {
-        Self::auto_under(Path::new("/"))
+    pub fn auto(arch: Arch) -> Result<Self> {
+        Self::auto_under(Path::new("/"), arch)
     }
 
-    fn auto_under(root: &Path) -> Result<Self> {
-        let host = match host_files(root).and_then(|(_, modules)| check_drivers(&modules)) {
-            Ok(()) => return Ok(Self::Host),
-            Err(error) => error,
+    fn auto_under(root: &Path, arch: Arch) -> Result<Self> {
+        let is_own = arch_name(arch) == std::env::consts::ARCH;
+        let mut tried = String::new();
+        if is_own {
+            match host_files(root).and_then(|(_, modules)| check_drivers(&modules)) {
+                Ok(()) => return Ok(Self::Host),
+                Err(error) => tried = format!("the running kernel: {}; ", chain(&error)),
+            }
+        }
+        let Some(debian) = apt::architecture(arch) else {
+            tried += &format!("Debian has no package of a kernel for {}", arch_name(arch));
+            return Err(Error::NoKernel { tried });
         };
-        let package = match std::env::consts::ARCH {
-            "aarch64" => "linux-image-arm64",
-            _ => "linux-image-amd64",
-        };
+        let mut package = format!("linux-image-{debian}");
+        if !is_own {
+            package += &format!(":{debian}");
+        }
         if root.join("usr/bin/apt-get").exists() {
-            return Ok(Self::Apt {
-                package: package.to_owned(),
-            });
+            return Ok(Self::Apt { package });
         }
-        let mut tried = format!("the running kernel: {host}");
-        if let Some(source) = std::error::Error::source(&host) {
-            tried += &format!(" ({source})");
-        }
-        tried += &format!("; the package {package}: there is no apt-get here");
+        tried += &format!("the package {package}: there is no apt-get here");
         Err(Error::NoKernel { tried })
     }
 }
@@ -105,6 +111,8 @@ pub(crate) struct Kernel {
     pub(crate) vmlinuz: Vec<u8>,
     /// The folder with `modules.dep` and, below `kernel/`, the modules.
     pub(crate) modules: PathBuf,
+    /// Device trees by file name, for boards that fetch theirs.
+    pub(crate) device_trees: BTreeMap<String, Vec<u8>>,
     /// What it was made from, for people.
     pub(crate) origin: String,
 }
@@ -144,6 +152,7 @@ pub(crate) fn prepare(
         let problem = "it is neither an x86 nor a 64-bit Arm kernel image";
         Error::unfit(&vmlinuz, "the kernel", problem)
     })?;
+    let device_trees = device_tree::find(&modules, &version)?;
     let modules = if modules.join("modules.dep").exists() {
         modules
     } else {
@@ -155,8 +164,17 @@ pub(crate) fn prepare(
         arch,
         vmlinuz: vmlinuz_bytes,
         modules,
+        device_trees,
         origin,
     })
+}
+
+/// An error with what caused it.
+fn chain(error: &Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error} ({source})"),
+        None => error.to_string(),
+    }
 }
 
 /// The files of the running kernel, when they are there and can be read.
@@ -281,8 +299,21 @@ fn check_config(vmlinuz: &Path, version: &str) -> Result<()> {
 
 /// The processor that a kernel image is for. Images with an EFI stub, which every distribution
 /// makes, say so in their PE header; else the x86 boot protocol (`Documentation/arch/x86/boot.rst`)
-/// and the Arm one (`Documentation/arch/arm64/booting.rst`) have marks.
-fn arch_of(image: &[u8]) -> Option<Arch> {
+/// and the Arm one (`Documentation/arch/arm64/booting.rst`) have marks. Raspberry Pi's kernels are
+/// packed by gzip, which their boot loader undoes: of those the beginning is looked at.
+#[must_use]
+pub fn arch_of(image: &[u8]) -> Option<Arch> {
+    if !image.starts_with(&[0x1f, 0x8b]) {
+        return arch_of_unpacked(image);
+    }
+    let mut head = Vec::new();
+    let mut unpacked = flate2::read::GzDecoder::new(image).take(PACKED_HEAD);
+    // One that is damaged behind its head has told by then what it is for.
+    let _ = unpacked.read_to_end(&mut head);
+    arch_of_unpacked(&head)
+}
+
+fn arch_of_unpacked(image: &[u8]) -> Option<Arch> {
     const XLF_KERNEL_64: u16 = 1;
     if image.starts_with(b"MZ") {
         let pe = usize::try_from(elf::u32_at(image, 0x3c)?).ok()?;
@@ -332,6 +363,13 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// The processor of this machine, for which the running kernel counts.
+    const OWN: Arch = if cfg!(target_arch = "aarch64") {
+        Arch::Aarch64
+    } else {
+        Arch::X86_64
+    };
+
     fn touch(path: &Path, content: &str) {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
@@ -340,7 +378,7 @@ mod tests {
     #[test]
     fn the_running_kernel_comes_first_then_apt_then_an_error_that_says_so() {
         let root = tempfile::tempdir().unwrap();
-        let error = KernelSource::auto_under(root.path())
+        let error = KernelSource::auto_under(root.path(), OWN)
             .unwrap_err()
             .to_string();
         assert!(
@@ -350,7 +388,7 @@ mod tests {
 
         touch(&root.path().join("usr/bin/apt-get"), "");
         touch(&root.path().join("proc/sys/kernel/osrelease"), "6.1.0-1\n");
-        let source = KernelSource::auto_under(root.path()).unwrap();
+        let source = KernelSource::auto_under(root.path(), OWN).unwrap();
         assert!(matches!(source, KernelSource::Apt { .. }), "{source:?}");
 
         touch(&root.path().join("boot/vmlinuz-6.1.0-1"), "");
@@ -361,7 +399,7 @@ mod tests {
             "kernel/e1000e.ko:\nkernel/nvme.ko:\n",
         );
         if cfg!(target_arch = "x86_64") {
-            let source = KernelSource::auto_under(root.path()).unwrap();
+            let source = KernelSource::auto_under(root.path(), OWN).unwrap();
             assert!(
                 matches!(source, KernelSource::Apt { .. }),
                 "a kernel for clouds: {source:?}"
@@ -372,9 +410,27 @@ mod tests {
             "kernel/drivers/ata/ahci.ko\n",
         );
         assert_eq!(
-            KernelSource::auto_under(root.path()).unwrap(),
+            KernelSource::auto_under(root.path(), OWN).unwrap(),
             KernelSource::Host
         );
+    }
+
+    #[test]
+    fn for_another_processor_the_package_names_its_architecture() {
+        let root = tempfile::tempdir().unwrap();
+        touch(&root.path().join("usr/bin/apt-get"), "");
+        let (other, package) = match OWN {
+            Arch::Aarch64 => (Arch::X86_64, "linux-image-amd64:amd64"),
+            _ => (Arch::Aarch64, "linux-image-arm64:arm64"),
+        };
+        assert_eq!(
+            KernelSource::auto_under(root.path(), other).unwrap(),
+            KernelSource::Apt {
+                package: package.to_owned()
+            }
+        );
+        let error = KernelSource::auto_under(root.path(), Arch::Arm).unwrap_err();
+        assert!(error.to_string().contains("no package"), "{error}");
     }
 
     #[test]
@@ -420,14 +476,22 @@ mod tests {
         bzimage[0x236] = 1;
         assert_eq!(arch_of(&bzimage), Some(Arch::X86_64));
         assert_eq!(arch_of(b"nothing of the kind"), None);
+
+        let mut arm = vec![0; 9000];
+        arm[0x38..0x3c].copy_from_slice(b"ARM\x64");
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut packed, &arm).unwrap();
+        let packed = packed.finish().unwrap();
+        assert_eq!(arch_of(&packed), Some(Arch::Aarch64));
+        assert_eq!(arch_of(&packed[..9]), None);
     }
 
     proptest! {
         #[test]
         fn any_image_is_survived(bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
-            let mut image = b"MZ".to_vec();
-            image.extend(bytes);
-            let _ = arch_of(&image);
+            for mark in [&b"MZ"[..], b"\x1f\x8b\x08"] {
+                let _ = arch_of(&[mark, &bytes].concat());
+            }
         }
     }
 }

@@ -1,9 +1,10 @@
-//! Boot environments on disk: `<dir>/<arch>/<version>/{vmlinuz,initrd,bootenv.json}`, and
-//! `<dir>/<arch>/current`, a link to the version that was built last.
+//! Boot environments on disk: `<dir>/<arch>/<version>/{vmlinuz,initrd,bootenv.json}`, for 64-bit Arm
+//! also `dtbs/*.dtb`, and `<dir>/<arch>/current`, a link to the version that was built last.
 
 use crate::error::{Error, Result};
 use bugler_model::Arch;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::symlink;
@@ -12,6 +13,9 @@ use std::time::SystemTime;
 
 /// Most bytes of a manifest that are read; one has under 2 kB.
 const MAX_MANIFEST: u64 = 1 << 20;
+
+/// The folder of device trees.
+const DEVICE_TREES: &str = "dtbs";
 
 /// A built boot environment. This is what `bootenv.json` holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +34,10 @@ pub struct BootEnv {
     pub module_count: usize,
     /// Number of firmware files inside.
     pub firmware_count: usize,
+    /// Device trees of Raspberry Pis in its folder `dtbs`: file name and size in bytes. Empty where
+    /// the kernel has none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub device_trees: BTreeMap<String, u64>,
     /// Sizes of its parts.
     pub sizes: Sizes,
     /// Its folder. Not in the file, so that the folder can be moved.
@@ -81,6 +89,14 @@ impl BootEnv {
         self.dir.join("initrd")
     }
 
+    /// The path of a device tree by its file name; `None` where this boot environment has it not.
+    #[must_use]
+    pub fn device_tree(&self, name: &str) -> Option<PathBuf> {
+        self.device_trees
+            .contains_key(name)
+            .then(|| self.dir.join(DEVICE_TREES).join(name))
+    }
+
     /// Reads the boot environment in the folder `dir`. `None` when it is not whole: there is no
     /// readable manifest, or the files do not have the sizes that it says.
     fn read(dir: &Path) -> Option<Self> {
@@ -90,13 +106,20 @@ impl BootEnv {
         let mut found: Self = serde_json::from_str(&text).ok()?;
         found.dir = dir.to_path_buf();
         let has = |path: PathBuf, size| fs::metadata(path).is_ok_and(|meta| meta.len() == size);
-        (has(found.vmlinuz(), found.sizes.vmlinuz) && has(found.initrd(), found.sizes.initrd))
-            .then_some(found)
+        let trees = dir.join(DEVICE_TREES);
+        let is_whole = has(found.vmlinuz(), found.sizes.vmlinuz)
+            && has(found.initrd(), found.sizes.initrd)
+            && found
+                .device_trees
+                .iter()
+                .all(|(name, size)| has(trees.join(name), *size));
+        is_whole.then_some(found)
     }
 }
 
 /// The folder name of an architecture.
-fn arch_name(arch: Arch) -> &'static str {
+#[must_use]
+pub fn arch_name(arch: Arch) -> &'static str {
     match arch {
         Arch::X86 => "x86",
         Arch::X86_64 => "x86_64",
@@ -163,6 +186,7 @@ pub fn latest(dir: &Path, arch: Arch) -> Result<Option<BootEnv>> {
 pub(crate) fn publish(
     mut bootenv: BootEnv,
     [vmlinuz, initrd]: [&[u8]; 2],
+    device_trees: &BTreeMap<String, Vec<u8>>,
     out: &Path,
     work: &Path,
 ) -> Result<BootEnv> {
@@ -183,6 +207,14 @@ pub(crate) fn publish(
             ("bootenv.json", &manifest),
         ] {
             write_durably(&new.join(name), content)?;
+        }
+        if !device_trees.is_empty() {
+            let folder = new.join(DEVICE_TREES);
+            fs::create_dir(&folder).map_err(Error::io("create", &folder))?;
+            for (name, content) in device_trees {
+                write_durably(&folder.join(name), content)?;
+            }
+            sync(&folder)?;
         }
         sync(&new)?;
         if target.exists() {
@@ -233,6 +265,7 @@ mod tests {
             },
             module_count: 0,
             firmware_count: 0,
+            device_trees: [("bcm2711-rpi-4-b.dtb".to_owned(), 4)].into(),
             sizes: Sizes {
                 vmlinuz: 3,
                 initrd: 5,
@@ -247,7 +280,15 @@ mod tests {
 
     fn put(out: &Path, version: &str) -> BootEnv {
         let work = tempfile::tempdir_in(out).unwrap();
-        publish(bootenv(version), [b"abc", b"12345"], out, work.path()).unwrap()
+        let trees = [("bcm2711-rpi-4-b.dtb".to_owned(), b"tree".to_vec())].into();
+        publish(
+            bootenv(version),
+            [b"abc", b"12345"],
+            &trees,
+            out,
+            work.path(),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -263,6 +304,9 @@ mod tests {
         listed.sort_by(|a, b| a.version.cmp(&b.version));
         assert_eq!(listed, [a.clone(), b.clone()]);
         assert_eq!(fs::read(a.initrd()).unwrap(), b"12345");
+        let tree = a.device_tree("bcm2711-rpi-4-b.dtb").unwrap();
+        assert_eq!(fs::read(tree).unwrap(), b"tree");
+        assert_eq!(a.device_tree("../initrd"), None);
 
         assert_eq!(put(out.path(), "6.1+b"), b, "what is there is kept");
         assert_eq!(latest(out.path(), Arch::X86_64).unwrap(), Some(b));
@@ -281,6 +325,9 @@ mod tests {
         let out = tempfile::tempdir().unwrap();
         let whole = put(out.path(), "6.1+a");
         let cut = put(out.path(), "6.1+b");
+        fs::remove_file(cut.device_tree("bcm2711-rpi-4-b.dtb").unwrap()).unwrap();
+        assert_eq!(list(out.path()).unwrap(), std::slice::from_ref(&whole));
+        put(out.path(), "6.1+b");
         fs::write(cut.initrd(), "12").unwrap();
         assert_eq!(list(out.path()).unwrap(), std::slice::from_ref(&whole));
         assert_eq!(

@@ -1,5 +1,5 @@
-//! Which modules go into the initramfs: those that get a machine onto its wired network and to
-//! its local disks.
+//! Which modules go into the initramfs: those that get a machine onto its wired network, to its local
+//! disks and to disks and folders of a server, and the filesystems on them.
 
 use bugler_model::Arch;
 
@@ -34,6 +34,11 @@ const WANTED: &[&str] = &[
     "drivers/usb/dwc3/",
     "drivers/usb/host/",
     "drivers/virtio/",
+    // A root filesystem over the network.
+    "drivers/block/aoe/",
+    "drivers/block/nbd.",
+    "fs/nfs/nfs.",
+    "fs/nfs/nfsv3.",
     // A keyboard for the rescue shell.
     "drivers/hid/hid.",
     "drivers/hid/hid-generic.",
@@ -42,6 +47,17 @@ const WANTED: &[&str] = &[
     "drivers/input/keyboard/atkbd.",
     "drivers/input/serio/hyperv-keyboard.",
     "drivers/input/serio/i8042.",
+    // The filesystems of systems: what a machine gets of its own is written into them. FAT wants the
+    // tables of its characters.
+    "fs/ext4/",
+    "fs/fat/vfat.",
+    "fs/nls/nls_ascii.",
+    "fs/nls/nls_cp437.",
+    "fs/nls/nls_iso8859-1.",
+    "fs/nls/nls_utf8.",
+    "fs/xfs/",
+    // Checksums that they ask for by name.
+    "crypto/crc32c_generic.",
     // The boot entries of UEFI, and randomness for TLS on machines that have none early.
     "fs/efivarfs/",
     "drivers/char/hw_random/",
@@ -67,6 +83,10 @@ const WANTED_ON_ARM: &[&str] = &[
     "drivers/soc/",
     "drivers/usb/chipidea/",
     "drivers/usb/phy/",
+    // Newer kernels keep power switches of a processor's parts here.
+    "drivers/pmdomain/",
+    // A Raspberry Pi reboots by its watchdog.
+    "drivers/watchdog/bcm2835_wdt.",
 ];
 
 /// What is left out all the same.
@@ -166,6 +186,11 @@ mod tests {
             "kernel/drivers/nvme/host/nvme.ko.zst",
             "kernel/drivers/scsi/sd_mod.ko",
             "kernel/drivers/ata/ahci.ko",
+            "kernel/fs/ext4/ext4.ko",
+            "kernel/drivers/block/nbd.ko",
+            "kernel/drivers/block/aoe/aoe.ko",
+            "kernel/fs/nfs/nfsv3.ko.xz",
+            "kernel/fs/nls/nls_cp437.ko.xz",
         ] {
             assert!(is_wanted(path, Arch::X86_64), "{path}");
         }

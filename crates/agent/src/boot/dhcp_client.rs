@@ -8,7 +8,7 @@ mod machine;
 pub(crate) mod net;
 mod packet;
 
-pub use machine::{Client, Identity, Lease, Output};
+pub use machine::{Client, Identity, Lease, Output, Terms};
 
 /// Reads any bytes as a server's answer. For fuzzing: it must not panic on anything.
 pub fn fuzz(bytes: &[u8]) {

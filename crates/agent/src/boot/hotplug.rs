@@ -7,6 +7,7 @@ use bugler_kmod::Modules;
 use rustix::io::Errno;
 use rustix::system::finit_module;
 use std::collections::BTreeSet;
+use std::ffi::CStr;
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
@@ -231,10 +232,10 @@ impl<'a> Loader<'a> {
         let Some(path) = self.modules.path(name) else {
             return;
         };
-        match insert(&path) {
+        match insert(&path, c"") {
             Ok(()) => {}
             Err(error) => {
-                let known = error.raw_os_error().map(Errno::from_raw_os_error);
+                let known = Errno::from_io_error(&error);
                 match known {
                     Some(Errno::EXIST) => {}
                     // The driver looked and found nothing of its own: usual.
@@ -250,7 +251,8 @@ impl<'a> Loader<'a> {
     }
 }
 
-fn insert(path: &Path) -> io::Result<()> {
+/// Loads a module from its file, with parameters.
+pub(crate) fn insert(path: &Path, parameters: &CStr) -> io::Result<()> {
     let file = File::open(path)?;
     let is_plain = path.extension().is_some_and(|extension| extension == "ko");
     let flags = if is_plain {
@@ -258,7 +260,7 @@ fn insert(path: &Path) -> io::Result<()> {
     } else {
         MODULE_INIT_COMPRESSED_FILE
     };
-    Ok(finit_module(&file, c"", flags)?)
+    Ok(finit_module(&file, parameters, flags)?)
 }
 
 /// How long to look for something before saying that it is not there yet.

@@ -1,7 +1,8 @@
 //! PID 1: mounts, then keeps one child at work.
 //!
 //! ```text
-//!  PID 1 ──┬── child `boot`: drivers, network, registration, tasks; restarted when it ends
+//!  PID 1 ──┬── child `boot`: drivers, network, registration, tasks; restarted when it ends, but for
+//!          │   one that has attached a root: then PID 1 becomes the init of the system on it
 //!          ├── child `shell`: on the console, while somebody uses it
 //!          └── main thread: waits for children, orphans included
 //! ```
@@ -12,6 +13,7 @@
 use super::console;
 use crate::backoff::{self, Backoff};
 use crate::cmdline::Cmdline;
+use crate::diskless::{self, Plan};
 use crate::log::Log;
 use crate::power::Power;
 use rustix::io::Errno;
@@ -22,6 +24,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
@@ -30,6 +33,9 @@ pub(crate) const LAST_EXIT: &str = "BUGLER_AGENT_LAST_EXIT";
 
 /// A child that has worked this long is one that worked: the next is started at once.
 const WORKED: Duration = Duration::from_secs(60);
+
+/// The process of an open rescue shell; 0 while there is none.
+static OPEN_SHELL: AtomicI32 = AtomicI32::new(0);
 
 /// Filesystems of the kernel: type, place, flags, options.
 const MOUNTS: [(&CStr, &CStr, MountFlags, &CStr); 5] = [
@@ -73,7 +79,8 @@ pub fn main() -> ! {
     if let Err(error) = spawned {
         log.line(format!("no rescue shell: {error}"));
     }
-    supervise(&log, &ended)
+    let plan = cmdline.diskless.plan().ok().flatten();
+    supervise(&log, &ended, plan.as_ref())
 }
 
 /// Mounts what programs expect; says what could not be.
@@ -107,7 +114,7 @@ fn open_console() {
 }
 
 /// Keeps a child at work, and takes the status of everything that ends.
-fn supervise(log: &Log, ended: &Sender<Pid>) -> ! {
+fn supervise(log: &Log, ended: &Sender<Pid>, plan: Option<&Plan>) -> ! {
     let mut backoff = Backoff::new(
         Duration::from_secs(1),
         Duration::from_secs(30),
@@ -119,7 +126,12 @@ fn supervise(log: &Log, ended: &Sender<Pid>) -> ! {
         match spawn("boot", &last) {
             Ok(pid) => {
                 let status = wait_for(pid, ended);
-                last = status;
+                if let Some(plan) = plan
+                    && matches!(&status, Ok(status) if status.exit_status() == Some(diskless::READY.into()))
+                {
+                    become_system(plan, log, ended);
+                }
+                last = status.map_or_else(|error| error.to_string(), describe);
                 log.line(format!(
                     "the agent's work ended by {last}; starting it again"
                 ));
@@ -134,16 +146,34 @@ fn supervise(log: &Log, ended: &Sender<Pid>) -> ! {
 }
 
 /// Waits for a child; other children that end meanwhile are reported to whoever waits for them.
-fn wait_for(pid: Pid, ended: &Sender<Pid>) -> String {
+///
+/// # Errors
+/// It has gone, unseen.
+fn wait_for(pid: Pid, ended: &Sender<Pid>) -> Result<WaitStatus, Errno> {
     loop {
         match wait(WaitOptions::empty()) {
-            Ok(Some((found, status))) if found == pid => return describe(status),
+            Ok(Some((found, status))) if found == pid => return Ok(status),
             Ok(Some((found, _))) => drop(ended.send(found)),
             Ok(None) | Err(Errno::INTR) => {}
-            // It has gone, unseen.
-            Err(error) => return error.to_string(),
+            Err(error) => return Err(error),
         }
     }
+}
+
+/// Starts the system on the attached root in place of this program. Where that fails there is nothing
+/// left to go back to.
+fn become_system(plan: &Plan, log: &Log, ended: &Sender<Pid>) -> ! {
+    if let Some(shell) = Pid::from_raw(OPEN_SHELL.load(Ordering::SeqCst)) {
+        log.line("the root is mounted at /sysroot; its system starts when the shell ends");
+        let _ = wait_for(shell, ended);
+    }
+    // Not by the log: its thread does not outlive what follows.
+    let say = |text: &str| eprintln!("bugler-agent: {text}\r");
+    say(&format!("starting {} of the root", plan.init));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let error = diskless::switch::over(&plan.init, &arguments, &say);
+    // The hook for panics says it, waits and reboots.
+    panic!("cannot start {} of the root: {error}", plan.init);
 }
 
 fn describe(status: WaitStatus) -> String {
@@ -180,8 +210,10 @@ fn rescue_shell(mut at_once: bool, exits: &Receiver<Pid>, log: &Log) {
         }
         match spawn("shell", "") {
             Ok(pid) => {
+                OPEN_SHELL.store(pid.as_raw_nonzero().get(), Ordering::SeqCst);
                 // Orphans' exits come here too, and are passed over.
                 while exits.recv().is_ok_and(|exit| exit != pid) {}
+                OPEN_SHELL.store(0, Ordering::SeqCst);
                 log.line("the shell has ended; press Enter for another one");
             }
             Err(error) => log.line(format!("cannot start a shell: {error}")),

@@ -179,11 +179,11 @@ fn find_ack(mut bytes: &[u8], seq: u32) -> Option<Result<(), Errno>> {
         if kind == NLMSG_ERROR && u32_at(8) == Some(seq) {
             let code = bytes.get(HEADER_LEN..).and_then(<[u8]>::first_chunk)?;
             let code = i32::from_ne_bytes(*code);
-            return Some(match code {
-                0 => Ok(()),
-                _ => Err(Errno::from_raw_os_error(
-                    code.checked_neg().unwrap_or(i32::MAX) & 0xfff,
-                )),
+            return Some(match code.checked_neg() {
+                Some(0) => Ok(()),
+                Some(known @ 1..=4095) => Err(Errno::from_raw_os_error(known)),
+                // No error of the kernel has such a number.
+                _ => Err(Errno::PROTO),
             });
         }
         // Messages are aligned to four bytes.
@@ -362,7 +362,7 @@ mod tests {
         }
 
         #[test]
-        fn any_codes_are_errors(code: i32) {
+        fn any_codes_are_errors(code in prop_oneof![any::<i32>(), -5000..5000, Just(i32::MIN)]) {
             prop_assert_eq!(find_ack(&ack(1, code), 1).unwrap().is_ok(), code == 0);
         }
     }

@@ -1,7 +1,7 @@
 //! Brings up the interface that the machine booted from, and keeps its address.
 
 use super::dhcp_client::net::{Event, Session};
-use super::dhcp_client::{Identity, Lease};
+use super::dhcp_client::{Identity, Lease, Terms};
 use super::hotplug::{Arrivals, PATIENCE};
 use super::netlink::{Change, LinkWatch, apply};
 use crate::log::Log;
@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use uuid::Uuid;
 
@@ -43,6 +44,26 @@ pub(crate) struct Connected {
     session: Session,
     index: u32,
     lease: Lease,
+    identity: Identity,
+    held: Held,
+}
+
+/// The lease as it was got last, for who is to go on with it in another process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Held(Arc<Mutex<Option<(Terms, Instant)>>>);
+
+impl Held {
+    fn note(&self, session: &Session) {
+        let terms = session.terms().map(|terms| (terms, Instant::now()));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = terms;
+    }
+
+    /// The lease with its times, counted from now on; none where it is lost.
+    pub(crate) fn terms(&self) -> Option<Terms> {
+        let held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (terms, since) = held.as_ref()?;
+        Some(terms.after(since.elapsed()))
+    }
 }
 
 impl Network<'_> {
@@ -171,7 +192,7 @@ impl Network<'_> {
         };
         let failed = |error: io::Error| format!("cannot ask for an address on {name}: {error}");
         let began = Instant::now();
-        let mut session = Session::open(name, identity).map_err(failed)?;
+        let mut session = Session::open(name, identity.clone()).map_err(failed)?;
         let end = began + LEASE_WAIT;
         while let Some(event) = session.step(Some(end)).map_err(failed)? {
             let Event::Bound(lease) = event else {
@@ -182,7 +203,10 @@ impl Network<'_> {
                 session,
                 index,
                 lease,
+                identity: identity.clone(),
+                held: Held::default(),
             };
+            connected.held.note(&connected.session);
             connected.configure(self.log);
             let time = began.elapsed().as_millis();
             self.log.line(format!(
@@ -205,10 +229,27 @@ impl Network<'_> {
 }
 
 impl Connected {
+    /// The lease as it is now.
+    pub(crate) fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    /// Whom the lease was given to.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// What becomes of the lease while [`keep`](Self::keep) keeps it.
+    pub(crate) fn held(&self) -> Held {
+        self.held.clone()
+    }
+
     /// Renews the lease for as long as the machine runs.
     pub(crate) fn keep(mut self, log: &Log) {
         loop {
-            match self.session.step(None) {
+            let event = self.session.step(None);
+            self.held.note(&self.session);
+            match event {
                 Ok(Some(Event::Bound(lease))) => {
                     if lease != self.lease {
                         log.line(describe(&lease));
@@ -308,7 +349,7 @@ fn same_network(lease: &Lease, other: Ipv4Addr) -> bool {
 }
 
 /// resolv.conf(5); three servers are the most that are asked.
-fn resolv_conf(lease: &Lease) -> String {
+pub(crate) fn resolv_conf(lease: &Lease) -> String {
     let mut text = String::new();
     if let Some(domain) = &lease.domain {
         let _ = writeln!(text, "search {domain}");

@@ -76,6 +76,12 @@ pub enum ChoiceError {
         /// The disks.
         disks: String,
     },
+    /// Which of several disks is meant cannot be known.
+    #[error("this machine has several disks: {0}; name one by its serial number or path")]
+    Several(String),
+    /// There are disks, and none is fixed.
+    #[error("this machine has only removable disks: {0}; name one by its serial number or path")]
+    OnlyRemovable(String),
     /// The disk that was named cannot take the image.
     #[error("{disk} cannot take the image: {why}; nothing was written")]
     Unfit {
@@ -126,6 +132,15 @@ fn automatic(disks: &[Disk], needs: Needs) -> Result<&Disk, ChoiceError> {
 }
 
 fn named<'a>(name: &str, disks: &'a [Disk], needs: Needs) -> Result<&'a Disk, ChoiceError> {
+    let disk = find(name, disks)?;
+    fits(disk, needs).map(|()| disk).map_err(|why| {
+        let disk = describe(disk);
+        ChoiceError::Unfit { disk, why }
+    })
+}
+
+/// The one disk that `name` is the serial number, the path or the model of.
+fn find<'a>(name: &str, disks: &'a [Disk]) -> Result<&'a Disk, ChoiceError> {
     let is = |text: &Option<String>| text.as_deref().is_some_and(|t| t.trim() == name.trim());
     // In this order: a serial number is the disk's own, a path may be another disk's tomorrow.
     let readings: [&dyn Fn(&Disk) -> bool; 3] = [
@@ -144,14 +159,29 @@ fn named<'a>(name: &str, disks: &'a [Disk], needs: Needs) -> Result<&'a Disk, Ch
             name: name.into(),
             disks: join(disks.iter().map(describe)),
         }),
-        [disk] => fits(disk, needs).map(|()| disk).map_err(|why| {
-            let disk = describe(disk);
-            ChoiceError::Unfit { disk, why }
-        }),
+        [disk] => Ok(disk),
         _ => Err(ChoiceError::Ambiguous {
             name: name.into(),
             disks: join(meant.into_iter().map(describe)),
         }),
+    }
+}
+
+/// The disk that `rule` means where nothing has to fit: to be read, or to be wiped. What is
+/// automatic means the only fixed one.
+///
+/// # Errors
+/// [`ChoiceError`], where there is none or more than one.
+pub fn choose_any<'a>(rule: &DiskRule, disks: &'a [Disk]) -> Result<&'a Disk, ChoiceError> {
+    let fixed = match rule {
+        DiskRule::Named(name) => return find(name, disks),
+        DiskRule::Auto if disks.is_empty() => return Err(ChoiceError::NoDisk),
+        DiskRule::Auto => disks.iter().filter(|disk| !is_removable(disk)),
+    };
+    match fixed.collect::<Vec<_>>()[..] {
+        [disk] => Ok(disk),
+        [] => Err(ChoiceError::OnlyRemovable(join(disks.iter().map(describe)))),
+        _ => Err(ChoiceError::Several(join(disks.iter().map(describe)))),
     }
 }
 

@@ -2,8 +2,10 @@
 
 use super::check::ChoiceError;
 use crate::api::ApiError;
+use crate::disk::DiskError;
+use crate::personalize::PersonalizeError;
+use crate::signature::SignatureError;
 use bugler_protocol::manifest::{ChunkHash, ManifestError};
-use std::io;
 use std::path::PathBuf;
 
 /// Why an image was not written, or not proved.
@@ -15,6 +17,14 @@ pub enum DeployError {
     /// No disk can take the image.
     #[error(transparent)]
     Choice(#[from] ChoiceError),
+    /// The disk is smaller than the image, and what is used of the image does not fit either.
+    #[error("{choice}; a smaller disk would have to hold what is used of it: {why}")]
+    TooSmall {
+        /// Which disks there are, and how much is missing.
+        choice: String,
+        /// How much is used, or why that cannot be told.
+        why: String,
+    },
     /// The server did not give what was asked for, and will not.
     #[error("cannot get {what} from the server")]
     Server {
@@ -35,6 +45,9 @@ pub enum DeployError {
         /// What its bytes hash to.
         found: ChunkHash,
     },
+    /// The manifest was not signed by this machine's server.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
     /// The manifest cannot be read.
     #[error("the image's manifest {hash} cannot be used; check it with `bugler image verify`")]
     Manifest {
@@ -79,16 +92,11 @@ pub enum DeployError {
         source: ApiError,
     },
     /// The disk refused an operation.
-    #[error("cannot {action} {}", path.display())]
-    Disk {
-        /// What was tried, with its place on the disk.
-        action: String,
-        /// The disk.
-        path: PathBuf,
-        /// What came back.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The disk holds the image, and what was to be changed of it then was not.
+    #[error(transparent)]
+    Personalize(#[from] PersonalizeError),
     /// The disk is not what the inventory said of it a moment ago.
     #[error("{} is {found} now; the image needs {needed}", path.display())]
     Changed {

@@ -7,17 +7,19 @@
 //! each connection, whatever the size of the image.
 
 use super::Settings;
-use super::buffer::AlignedBuf;
+use super::decide::Ready;
 use super::error::DeployError;
 use super::plan::Plan;
-use super::progress::Tracker;
 use super::stream::{Frame, FrameError, Unpacker, read_frame};
-use super::target::Target;
 use crate::api::{ApiError, Bulk};
 use crate::backoff::{self, Backoff};
+use crate::disk::{AlignedBuf, Target};
 use crate::log::{Log, chain};
+use crate::pace::{Pace, Paced};
+use crate::progress::Tracker;
 use crate::stop::Stop;
-use bugler_protocol::manifest::{CHUNK_SIZE, ChunkHash};
+use crate::supervise::Supervisor;
+use bugler_protocol::manifest::{CHUNK_SIZE, ChunkHash, ChunkRef};
 use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,6 +37,7 @@ pub(crate) struct Fetcher<'a> {
     log: &'a Log,
     stop: &'a Stop,
     settings: Settings,
+    pace: Option<&'a Pace>,
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -71,19 +74,20 @@ impl<'a> Fetcher<'a> {
         bulk: &'a Bulk,
         target: &'a Target,
         plan: &'a Plan,
-        tracker: &'a Tracker,
+        supervisor: &'a Supervisor<'_>,
         log: &'a Log,
-        stop: &'a Stop,
         settings: Settings,
+        pace: Option<&'a Pace>,
     ) -> Self {
         Self {
             bulk,
             target,
             plan,
-            tracker,
+            tracker: &supervisor.tracker,
             log,
-            stop,
+            stop: &supervisor.halt,
             settings,
+            pace,
             queue: Mutex::default(),
             changed: Condvar::new(),
         }
@@ -92,7 +96,7 @@ impl<'a> Fetcher<'a> {
     /// One thread's work, until nothing is left or the deploy is stopped.
     pub(crate) fn work(&self) -> Result<(), DeployError> {
         let mut backoff = Backoff::new(
-            Duration::from_millis(100),
+            self.settings.first_wait,
             Duration::from_secs(5),
             backoff::seed(),
         );
@@ -129,7 +133,7 @@ impl<'a> Fetcher<'a> {
         let hashes = batch.iter().filter_map(|&n| self.plan.content(n));
         let hashes: Vec<ChunkHash> = hashes.map(|(hash, _)| hash).collect();
         let mut stream = match self.bulk.chunks(&hashes) {
-            Ok(stream) => stream,
+            Ok(stream) => Paced::new(stream, self.pace, self.stop),
             Err(error) if error.is_temporary() => return Ok(Outcome::Later(chain(&error))),
             Err(error) => return Err(refused(error)),
         };
@@ -296,6 +300,90 @@ impl<'a> Fetcher<'a> {
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Fetches one chunk into memory, however often that has to be tried while `again` wants to.
+pub(crate) fn fetch_one(
+    bulk: &Bulk,
+    chunk: &ChunkRef,
+    len: u32,
+    mut again: impl FnMut(&ApiError) -> bool,
+) -> Result<Ready, DeployError> {
+    let (hash, offset) = (chunk.hash, chunk.offset());
+    let (mut frame, mut unpacker) = (Vec::new(), Unpacker::default());
+    let mut damaged = false;
+    loop {
+        let mut stream = match bulk.chunks(&[hash]) {
+            Ok(stream) => stream,
+            Err(error) if again(&error) => continue,
+            Err(error) => return Err(refused(error)),
+        };
+        let detail = match read_frame(&mut stream, &mut frame) {
+            Ok(Frame::Chunk) => {
+                let mut content = vec![0; len as usize];
+                match unpacker.unpack(&frame, &mut content, &hash) {
+                    Ok(()) => {
+                        let fetched = frame.len() as u64;
+                        return Ok(Ready {
+                            hash,
+                            content,
+                            fetched,
+                        });
+                    }
+                    Err(detail) => detail,
+                }
+            }
+            Ok(Frame::Absent) => return Err(DeployError::MissingChunk { hash, offset }),
+            Ok(Frame::End) => "nothing came".into(),
+            Err(error) => chain(&error),
+        };
+        if std::mem::replace(&mut damaged, true) {
+            return Err(DeployError::DamagedChunk {
+                hash,
+                offset,
+                detail,
+            });
+        }
+    }
+}
+
+/// Fetches chunks, of which name and length are given, into memory: what comes at once, and right.
+/// Nothing is said about the rest.
+pub(crate) fn fetch_some(
+    bulk: &Bulk,
+    chunks: &[(ChunkHash, u32)],
+    pace: Option<&Pace>,
+    stop: &Stop,
+) -> Vec<Ready> {
+    let hashes: Vec<ChunkHash> = chunks.iter().map(|(hash, _)| *hash).collect();
+    let mut ready = Vec::new();
+    if hashes.is_empty() {
+        return ready;
+    }
+    let Ok(stream) = bulk.chunks(&hashes) else {
+        return ready;
+    };
+    let mut stream = Paced::new(stream, pace, stop);
+    let (mut frame, mut unpacker) = (Vec::new(), Unpacker::default());
+    for &(hash, len) in chunks {
+        match read_frame(&mut stream, &mut frame) {
+            Ok(Frame::Chunk) => {
+                let mut content = vec![0; len as usize];
+                if unpacker.unpack(&frame, &mut content, &hash).is_ok() {
+                    let fetched = frame.len() as u64;
+                    ready.push(Ready {
+                        hash,
+                        content,
+                        fetched,
+                    });
+                }
+            }
+            Ok(Frame::Absent) => {}
+            Ok(Frame::End) | Err(_) => return ready,
+        }
+    }
+    let _ = read_frame(&mut stream, &mut frame);
+    ready
 }
 
 fn refused(source: ApiError) -> DeployError {

@@ -1,6 +1,6 @@
-//! The GUID partition table (UEFI specification 2.10, section 5.3), as far as a disk that is
-//! larger than the image needs it: the backup at the end of the image belongs at the end of the
-//! disk, and both headers and the protective MBR say how large the disk is.
+//! The GUID partition table (UEFI specification 2.10, section 5.3), as far as a disk of another size
+//! than the image needs it: the backup at the end of the image belongs at the end of the disk, and
+//! both headers and the protective MBR say how large the disk is.
 
 use std::ops::Range;
 
@@ -92,6 +92,56 @@ impl Gpt {
         }))
     }
 
+    /// Where the last partition ends, in bytes; 0 where there is none. `entries` are the bytes of the
+    /// partition array.
+    ///
+    /// # Errors
+    /// [`GptError::Entries`].
+    pub(crate) fn last_partition_end(&self, entries: &[u8]) -> Result<u64, GptError> {
+        if crc32(entries) != get_u32(&self.header, 88) {
+            return Err(GptError::Entries);
+        }
+        let last = match last_partition_lba(entries, &self.header) {
+            0 => 0,
+            last => last.saturating_add(1),
+        };
+        Ok(last.saturating_mul(self.sector_size as u64))
+    }
+
+    /// Length of an entry of the partition array, in bytes.
+    pub(crate) fn entry_len(&self) -> usize {
+        (get_u32(&self.header, 84) as usize).max(1)
+    }
+
+    /// The GUID of the disk, as it is written.
+    pub(crate) fn guid(&self) -> [u8; 16] {
+        let field = self.header.get(56..).and_then(<[u8]>::first_chunk::<16>);
+        field.copied().unwrap_or_default()
+    }
+
+    /// The same table with another array of partitions of the same length, and another GUID of the
+    /// disk. It is written by what [`fit`](Self::fit) gives, and the array.
+    pub(crate) fn with(&self, entries: &[u8], guid: [u8; 16]) -> Self {
+        let mut changed = self.clone();
+        put(&mut changed.header, 56, &guid);
+        put(&mut changed.header, 88, &crc32(entries).to_le_bytes());
+        let length = get_u32(&changed.header, 12) as usize;
+        let crc = header_crc(&changed.header, length);
+        put(&mut changed.header, 16, &crc.to_le_bytes());
+        changed
+    }
+
+    /// Where the backup ends, in bytes.
+    pub(crate) fn backup_end(&self) -> u64 {
+        let end = self.backup_lba.saturating_add(1);
+        end.saturating_mul(self.sector_size as u64)
+    }
+
+    /// Whether the table's backup is in the last sector of a disk of `disk_size` bytes.
+    pub(crate) fn fills(&self, disk_size: u64) -> bool {
+        (disk_size / self.sector_size as u64).checked_sub(1) == Some(self.backup_lba)
+    }
+
     /// What to write so that the table fills a disk of `disk_size` bytes; `None` where its backup
     /// is at the end already. `mbr` is sector 0, `entries` the bytes of the partition array.
     ///
@@ -103,6 +153,22 @@ impl Gpt {
         entries: &[u8],
         disk_size: u64,
     ) -> Result<Option<Moved>, GptError> {
+        if self.fills(disk_size) && crc32(entries) == get_u32(&self.header, 88) {
+            return Ok(None);
+        }
+        self.fit(mbr, entries, disk_size).map(Some)
+    }
+
+    /// What a disk of `disk_size` bytes with this table has in its first two sectors and at its end.
+    ///
+    /// # Errors
+    /// [`GptError`]: [`GptError::NoRoom`] where the backup would lie on a partition.
+    pub(crate) fn fit(
+        &self,
+        mbr: &[u8],
+        entries: &[u8],
+        disk_size: u64,
+    ) -> Result<Moved, GptError> {
         let length = get_u32(&self.header, 12) as usize;
         let sector = self.sector_size as u64;
         if crc32(entries) != get_u32(&self.header, 88) {
@@ -111,16 +177,12 @@ impl Gpt {
         let last = (disk_size / sector)
             .checked_sub(1)
             .ok_or(GptError::NoRoom)?;
-        if self.backup_lba == last {
-            return Ok(None);
-        }
         let array_sectors = (entries.len() as u64).div_ceil(sector);
         let backup_array = last.checked_sub(array_sectors).ok_or(GptError::NoRoom)?;
         let last_usable = backup_array.checked_sub(1).ok_or(GptError::NoRoom)?;
-        // A partition that reaches into the new backup means that the disk is smaller than the
-        // table says. Growing never takes room away.
-        if last_usable < get_u64(&self.header, 48)
-            || last_usable < last_partition_lba(entries, &self.header)
+        // Nothing is taken away from a partition, nor from the first table.
+        if last_usable < last_partition_lba(entries, &self.header)
+            || backup_array.saturating_mul(sector) < self.entries.end
         {
             return Err(GptError::NoRoom);
         }
@@ -143,11 +205,51 @@ impl Gpt {
         let mut array = entries.to_vec();
         array.resize(usize::try_from(array_sectors * sector).unwrap_or(0), 0);
         array.extend_from_slice(&backup);
-        Ok(Some(Moved {
+        Ok(Moved {
             backup: (backup_array * sector, array),
             primary: mbr,
-        }))
+        })
     }
+}
+
+/// Why an MBR does not say where the last partition ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum MbrError {
+    /// There is no table that makes sense, or no partition in it.
+    #[error(
+        "it has no partition table, so that what is on it fills its disk and cannot be cut off"
+    )]
+    None,
+    /// The MBR says that there is a GPT, and there is none.
+    #[error("its MBR says that there is a GPT, and there is none")]
+    Protective,
+}
+
+/// Where the last partition of an MBR ends, in sectors: the number of the first one behind it.
+/// Logical partitions lie inside of an extended one, which counts.
+pub(crate) fn last_mbr_sector(mbr: &[u8]) -> Result<u64, MbrError> {
+    if mbr.get(510..512) != Some(&[0x55, 0xaa]) {
+        return Err(MbrError::None);
+    }
+    let mut last = 0;
+    for at in MBR_RECORDS {
+        let record = mbr.get(at..at + 16).unwrap_or(&[]);
+        let (status, kind) = (record.first(), record.get(4).copied().unwrap_or(0));
+        let (start, length) = (get_u32(record, 8), get_u32(record, 12));
+        match kind {
+            0 => continue,
+            PROTECTIVE => return Err(MbrError::Protective),
+            // The boot sector of a filesystem has the same signature, and code in this place.
+            _ if !matches!(status, Some(0 | 0x80)) || start == 0 || length == 0 => {
+                return Err(MbrError::None);
+            }
+            _ => last = last.max(u64::from(start) + u64::from(length)),
+        }
+    }
+    if last == 0 {
+        return Err(MbrError::None);
+    }
+    Ok(last)
 }
 
 /// Makes the protective record of an MBR reach to the end of the disk, where it reached to the

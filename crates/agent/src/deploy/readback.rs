@@ -1,12 +1,11 @@
-//! Reads what is on the disk and compares it with the manifest: before writing, to resume, and
-//! after, to prove it.
+//! Reads what is on the disk after writing and compares it with the manifest, to prove it.
 
-use super::buffer::AlignedBuf;
 use super::error::DeployError;
+use super::existing::Existing;
 use super::plan::zero_ranges;
-use super::progress::Tracker;
-use super::target::Target;
 use super::writer::Patch;
+use crate::disk::{AlignedBuf, Target, is_zero};
+use crate::progress::Tracker;
 use crate::stop::Stop;
 use bugler_protocol::manifest::{CHUNK_SIZE, ChunkHash, ChunkRef, Manifest};
 use std::ops::Range;
@@ -18,60 +17,16 @@ const READERS: usize = 4;
 /// How many bytes that must be zero are read back in all. Up to this every one of them is looked
 /// at; of more, this much, spread evenly over the disk: reading back terabytes of zeroes would
 /// take hours to find what a sample finds in seconds (a disk that zeroes nothing).
-const ZERO_BUDGET: u64 = 8 << 30;
-
-/// How many chunks are looked at to decide whether comparing all of them pays.
-const SAMPLE: usize = 16;
-
-/// Which of the listed chunks are right on the disk already. Everything is read: twice as fast as
-/// writing in the worst case, and nothing needs to be remembered across a power cut.
-pub(crate) fn compare(
-    target: &Target,
-    manifest: &Manifest,
-    tracker: &Tracker,
-    stop: &Stop,
-) -> Result<Vec<bool>, DeployError> {
-    let right: Vec<AtomicBool> = manifest
-        .chunks
-        .iter()
-        .map(|_| AtomicBool::new(false))
-        .collect();
-    in_parallel(manifest.chunks.len(), stop, |n, buffer| {
-        let (Some(chunk), Some(flag)) = (manifest.chunks.get(n), right.get(n)) else {
-            return Ok(());
-        };
-        let content = &mut buffer[..manifest.chunk_len(chunk.index) as usize];
-        target.read_at(content, chunk.offset())?;
-        if hash(content) == chunk.hash {
-            flag.store(true, Ordering::Relaxed);
-            tracker.add_skipped(content.len() as u64);
-        }
-        Ok(())
-    })?;
-    Ok(right.into_iter().map(AtomicBool::into_inner).collect())
-}
-
-/// Whether the disk seems to hold this image or an earlier version of it already: a quarter of a
-/// sample of its chunks is right. Costs sixteen reads.
-pub(crate) fn seems_to_hold(target: &Target, manifest: &Manifest) -> Result<bool, DeployError> {
-    let step = manifest.chunks.len().div_ceil(SAMPLE).max(1);
-    let mut buffer = AlignedBuf::new(CHUNK_SIZE as usize);
-    let (mut looked, mut right) = (0, 0);
-    for chunk in manifest.chunks.iter().step_by(step) {
-        let content = &mut buffer[..manifest.chunk_len(chunk.index) as usize];
-        target.read_at(content, chunk.offset())?;
-        looked += 1;
-        right += usize::from(hash(content) == chunk.hash);
-    }
-    Ok(right > 0 && right * 4 >= looked)
-}
+pub(crate) const ZERO_BUDGET: u64 = 8 << 30;
 
 /// Proves that the disk holds the image: every listed chunk by its hash, and that the rest of the
 /// image reads as zero. Where `finalize` changed something, what it wrote is compared with what
-/// is there, and the chunk is hashed with what the image has in its place.
+/// is there, and the chunk is hashed with what the image has in its place. What of `existing` was
+/// right, and so left alone, has been read already.
 pub(crate) fn verify(
     target: &Target,
     manifest: &Manifest,
+    existing: &Existing,
     patches: &[Patch],
     tracker: &Tracker,
     stop: &Stop,
@@ -84,10 +39,17 @@ pub(crate) fn verify(
             return Err(wrong(target, patch.offset, now.len() as u64, TABLE));
         }
     }
-    let zeroes = zero_pieces(target, manifest)?;
+    let zeroes = match existing.to_zero() {
+        Some(zeroed) => sample(zeroed, ZERO_BUDGET),
+        None => zero_pieces(target, manifest)?,
+    };
     let chunks = manifest.chunks.len();
     in_parallel(chunks + zeroes.len(), stop, |n, buffer| {
         if let Some(chunk) = manifest.chunks.get(n) {
+            if existing.has(n) {
+                tracker.add_verified(manifest.chunk_len(chunk.index).into());
+                return Ok(());
+            }
             return verify_chunk(target, manifest, chunk, patches, tracker, buffer);
         }
         let Some(piece) = zeroes.get(n - chunks) else {
@@ -129,7 +91,7 @@ fn verify_chunk(
 }
 
 /// Puts what the image has into `content`, read from `offset` on, wherever it was changed since.
-fn undo(patches: &[Patch], offset: u64, content: &mut [u8]) {
+pub(crate) fn undo(patches: &[Patch], offset: u64, content: &mut [u8]) {
     let end = offset + content.len() as u64;
     for patch in patches {
         let patch_end = patch.offset + patch.before.len() as u64;
@@ -163,7 +125,7 @@ fn zero_pieces(target: &Target, manifest: &Manifest) -> Result<Vec<Range<u64>>, 
 
 /// Cuts ranges into pieces of at most a chunk, and leaves pieces out evenly so that at most
 /// `budget` bytes remain, and one piece more.
-fn sample(ranges: &[Range<u64>], budget: u64) -> Vec<Range<u64>> {
+pub(crate) fn sample(ranges: &[Range<u64>], budget: u64) -> Vec<Range<u64>> {
     let total: u64 = ranges.iter().map(|range| range.end - range.start).sum();
     let every = total.div_ceil(budget.max(1)).max(1);
     let pieces = ranges.iter().flat_map(|range| {
@@ -178,7 +140,7 @@ fn sample(ranges: &[Range<u64>], budget: u64) -> Vec<Range<u64>> {
 
 /// Calls `work(n, buffer)` for every `n` below `count`, on several threads, in about this order.
 /// The first error ends it; so does `stop`.
-fn in_parallel(
+pub(crate) fn in_parallel(
     count: usize,
     stop: &Stop,
     work: impl Fn(usize, &mut [u8]) -> Result<(), DeployError> + Sync,
@@ -208,14 +170,8 @@ fn in_parallel(
     Ok(())
 }
 
-fn hash(content: &[u8]) -> ChunkHash {
+pub(crate) fn hash(content: &[u8]) -> ChunkHash {
     ChunkHash(*blake3::hash(content).as_bytes())
-}
-
-fn is_zero(content: &[u8]) -> bool {
-    // Word by word: the byte loop of an unoptimised iterator is slower than the disk.
-    let (words, rest) = content.as_chunks::<16>();
-    words.iter().all(|word| *word == [0; 16]) && rest.iter().all(|byte| *byte == 0)
 }
 
 fn wrong(target: &Target, offset: u64, len: u64, what: &'static str) -> DeployError {
@@ -229,8 +185,8 @@ fn wrong(target: &Target, offset: u64, len: u64, what: &'static str) -> DeployEr
 
 #[cfg(test)]
 mod tests {
-    use super::super::target::Access;
     use super::*;
+    use crate::disk::Access;
     use bugler_model::{Phase, TaskState};
     use proptest::prelude::*;
 
@@ -290,7 +246,8 @@ mod tests {
         let target = Target::open(file.path(), Access::Read)?;
         let tracker = Tracker::new();
         tracker.enter(TaskState::Verifying, Phase::Verifying);
-        verify(&target, manifest, patches, &tracker, &Stop::new())?;
+        let nothing = Existing::unknown();
+        verify(&target, manifest, &nothing, patches, &tracker, &Stop::new())?;
         Ok(tracker.now().1.done)
     }
 
@@ -350,19 +307,6 @@ mod tests {
             2 * MIB as u64
         );
         assert!(verified(&file, &manifest, &patches[..1]).is_err());
-    }
-
-    #[test]
-    fn zero_is_told_from_anything_else() {
-        for len in [0, 1, 15, 16, 17, 512] {
-            let mut content = vec![0; len];
-            assert!(is_zero(&content));
-            for at in 0..len {
-                content[at] = 1;
-                assert!(!is_zero(&content), "byte {at} of {len}");
-                content[at] = 0;
-            }
-        }
     }
 
     proptest! {

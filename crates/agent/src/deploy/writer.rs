@@ -1,10 +1,9 @@
 //! A disk that is being written, and what has to follow the last byte.
 
-use super::buffer::AlignedBuf;
 use super::error::DeployError;
 use super::gpt::{Gpt, MAX_ENTRIES_LEN, Moved};
-use super::target::{Access, Target};
 use crate::blkdev;
+use crate::disk::{Access, AlignedBuf, Target};
 use crate::log::Log;
 use rustix::io::Errno;
 use std::path::{Path, PathBuf};
@@ -77,8 +76,8 @@ impl DiskWriter {
             patches.push(apply(target, 0, moved.primary)?);
             target.sync()?;
             log.line(format!(
-                "moved the backup of the partition table to the end of {}, which is larger than \
-                 the image",
+                "moved the backup of the partition table to the end of {}, which has another size \
+                 than the image's disk",
                 target.path().display()
             ));
         }
@@ -99,6 +98,46 @@ impl Drop for DiskWriter {
             "a disk that was written was neither finalized nor abandoned"
         );
     }
+}
+
+/// Whether the partition table, as the image brought it, fits this disk as it is.
+///
+/// # Errors
+/// [`DeployError::Disk`].
+pub(crate) fn table_fits(
+    target: &Target,
+    sector_size: u32,
+    log: &Log,
+) -> Result<bool, DeployError> {
+    Ok(plan_gpt(target, sector_size, log)?.is_none())
+}
+
+/// The first two sectors of a disk and its partition array, where it has a GPT that can be read.
+pub(crate) fn read_table(
+    target: &Target,
+    sector_size: u32,
+) -> Result<Option<(AlignedBuf, Vec<u8>)>, DeployError> {
+    if target.size() < 2 * u64::from(sector_size) {
+        return Ok(None);
+    }
+    let mut start = AlignedBuf::new(2 * sector_size as usize);
+    target.read_at(&mut start, 0)?;
+    match Gpt::read(&start, sector_size) {
+        Ok(Some(gpt)) if gpt.entries.end <= target.size() => {
+            let entries = read_entries(target, &gpt, sector_size)?;
+            Ok(Some((start, entries)))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn read_entries(target: &Target, gpt: &Gpt, sector_size: u32) -> Result<Vec<u8>, DeployError> {
+    let len = (gpt.entries.end - gpt.entries.start).min(MAX_ENTRIES_LEN);
+    let len = usize::try_from(len).unwrap_or(0);
+    // Read in whole sectors, for O_DIRECT.
+    let mut entries = AlignedBuf::new(len.next_multiple_of(sector_size as usize));
+    target.read_at(&mut entries, gpt.entries.start)?;
+    Ok(entries[..len].to_vec())
 }
 
 /// Reads the GPT that the image brought, and says what has to change; `None` for nothing.
@@ -127,13 +166,9 @@ fn plan_gpt(target: &Target, sector_size: u32, log: &Log) -> Result<Option<Moved
             return Ok(None);
         }
     };
-    let len = (gpt.entries.end - gpt.entries.start).min(MAX_ENTRIES_LEN);
-    // Read in whole sectors, for O_DIRECT.
-    let len = usize::try_from(len).unwrap_or(0);
-    let mut entries = AlignedBuf::new(len.next_multiple_of(sector_size as usize));
-    target.read_at(&mut entries, gpt.entries.start)?;
+    let entries = read_entries(target, &gpt, sector_size)?;
     let mbr = &start[..sector_size as usize];
-    match gpt.fill(mbr, &entries[..len], target.size()) {
+    match gpt.fill(mbr, &entries, target.size()) {
         Ok(moved) => Ok(moved),
         Err(error) => {
             leave(error.to_string());
@@ -155,8 +190,9 @@ fn apply(target: &Target, offset: u64, after: Vec<u8>) -> Result<Patch, DeployEr
     })
 }
 
-/// Not an error of the deploy when it fails: the machine reboots next, and reads the table then.
-fn reread_partitions(path: &Path, log: &Log) {
+/// Has the kernel read the partition table of a disk that nobody has open exclusively. It is not an
+/// error of a deploy when it fails: the machine reboots next, and reads the table then.
+pub(crate) fn reread_partitions(path: &Path, log: &Log) {
     let complain = |why: String| {
         let path = path.display();
         log.line(format!(

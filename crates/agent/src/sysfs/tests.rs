@@ -300,6 +300,36 @@ fn names_stand_in_the_order_of_the_kernel() {
 }
 
 #[test]
+fn a_board_without_smbios_is_described_by_its_device_tree() {
+    let (_dir, sysfs) = tree(&[
+        ("proc/device-tree/model", "Raspberry Pi 4 Model B Rev 1.4\0"),
+        ("proc/device-tree/serial-number", "10000000abcdef01\0"),
+        (
+            "proc/cpuinfo",
+            "processor\t: 0\nCPU implementer\t: 0x41\nCPU part\t: 0xd08\n\n\
+             processor\t: 1\nCPU implementer\t: 0x41\nCPU part\t: 0xd08\n",
+        ),
+    ]);
+    let inventory = sysfs.inventory();
+    assert_eq!(
+        inventory.model.as_deref(),
+        Some("Raspberry Pi 4 Model B Rev 1.4")
+    );
+    assert_eq!(inventory.serial.as_deref(), Some("10000000abcdef01"));
+    assert_eq!(inventory.cpu.model, "Arm Cortex-A72");
+    assert_eq!(inventory.cpu.threads, 2);
+    let (_dir, sysfs) = tree(&[(
+        "proc/cpuinfo",
+        "processor\t: 0\nCPU implementer\t: 0x51\nCPU part\t: 0xd08\n",
+    )]);
+    assert_eq!(
+        sysfs.inventory().cpu.model,
+        "0xd08",
+        "another maker's number"
+    );
+}
+
+#[test]
 fn an_empty_machine_is_no_error() {
     let (_dir, sysfs) = tree(&[]);
     assert_eq!(sysfs.inventory(), Inventory::default());

@@ -3,18 +3,23 @@
 // Each test file is a program of its own and uses a part of this.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
-use bugler_model::{Deploy, Disk, DiskRule, ImageId, Inventory, MacAddr, VerifyMode};
+use bugler_model::{Compare, Deploy, Disk, DiskRule, ImageId, Inventory, MacAddr, VerifyMode};
 use bugler_protocol::agent::{
     Assignment, ChunkRequest, Damaged, Heartbeat, Register, Registered, Report, ReportAnswer,
     VERSION,
 };
 use bugler_protocol::manifest::{CHUNK_SIZE, ChunkHash, ChunkRef, Manifest};
+use captures::{Captures, Trick};
 use serde_json::{from_slice, to_vec};
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+pub mod captures;
 
 pub const CHUNK: usize = CHUNK_SIZE as usize;
 
@@ -79,9 +84,14 @@ impl Image {
         Deploy {
             image: ImageId(1),
             image_name: "test".parse().unwrap(),
+            version: 1,
             manifest: self.name(),
             disk: DiskRule::Auto,
             verify: VerifyMode::ReadBack,
+            compare: Compare::Auto,
+            grow: false,
+            identity: None,
+            limit_rate: None,
         }
     }
 
@@ -118,6 +128,8 @@ pub struct Faults {
     pub refuse_all: bool,
     /// Sends this instead of the next chunk's frame.
     pub garbage: Option<Vec<u8>>,
+    /// What happens to each of the next requests of a capture.
+    pub tricks: VecDeque<Trick>,
 }
 
 #[derive(Default)]
@@ -126,6 +138,8 @@ pub struct Seen {
     pub damaged: Vec<Damaged>,
     pub reports: Vec<Report>,
     pub log: Vec<String>,
+    /// How many chunks it has begun to send.
+    pub begun: usize,
     /// Every chunk that was sent whole.
     pub sent: Vec<String>,
     /// Requests with a token that this server did not give.
@@ -140,6 +154,7 @@ struct State {
     tasks: Mutex<VecDeque<Assignment>>,
     token: String,
     connections: Mutex<Option<Vec<TcpStream>>>,
+    captures: Mutex<Captures>,
 }
 
 pub struct Server {
@@ -153,9 +168,30 @@ impl Server {
         Self::start_at(image, "127.0.0.1:0".parse().unwrap(), "first")
     }
 
+    /// Starts at an address that no other server or client gets by chance, so that one can be
+    /// [started there](Self::start_at) again: an address of loopback for this process, and a port that
+    /// the kernel gives to nobody unasked.
+    pub fn start_alone(image: &Arc<Image>) -> Self {
+        static NEXT: AtomicU16 = AtomicU16::new(18480);
+        let [_, a, b, c] = std::process::id().to_be_bytes();
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        let address = (Ipv4Addr::new(127, 64 | a, b, c), port).into();
+        Self::start_at(image, address, "first")
+    }
+
     /// Starts at an address that an earlier one had; knows only `token`.
     pub fn start_at(image: &Arc<Image>, address: SocketAddr, token: &str) -> Self {
-        let listener = TcpListener::bind(address).unwrap();
+        let end = Instant::now() + Duration::from_secs(60);
+        let listener = loop {
+            match TcpListener::bind(address) {
+                Ok(listener) => break listener,
+                // A program that another test is just starting has the earlier one's socket still.
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
+                    std::thread::yield_now();
+                }
+                Err(error) => panic!("{address}: {error}"),
+            }
+        };
         let address = listener.local_addr().unwrap();
         let state = Arc::new(State {
             image: image.clone(),
@@ -165,6 +201,7 @@ impl Server {
             tasks: Mutex::default(),
             token: token.into(),
             connections: Mutex::new(Some(Vec::new())),
+            captures: Mutex::default(),
         });
         let shared = state.clone();
         let thread = std::thread::spawn(move || {
@@ -215,6 +252,10 @@ impl Server {
 
     pub fn seen<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
         look(&self.state.seen.lock().unwrap())
+    }
+
+    pub fn captures<T>(&self, look: impl FnOnce(&mut Captures) -> T) -> T {
+        look(&mut self.state.captures.lock().unwrap())
     }
 
     pub fn assign(&self, assignment: Assignment) {
@@ -353,6 +394,7 @@ impl State {
                 self.note(|seen| seen.reports.push(report));
                 answer(stream, 200, &to_vec(&ReportAnswer::default()).unwrap())
             }
+            ("POST", path) if path.starts_with("captures/") => self.capture(stream, path, body),
             ("GET", path) if path.starts_with("task?wait=") => {
                 let task = self.tasks.lock().unwrap().pop_front();
                 match task {
@@ -387,7 +429,12 @@ impl State {
                 if faults.absent.contains(hash) {
                     frame.clear();
                 }
-                let count = self.seen.lock().unwrap().sent.len();
+                // Counted where it is looked at: connections are served side by side, and two that
+                // counted what was sent would both be let through as the last one.
+                let mut seen = self.seen.lock().unwrap();
+                let count = seen.begun;
+                seen.begun += 1;
+                drop(seen);
                 die |= faults.die_after.is_some_and(|after| count >= after);
                 stall |= faults.stall_after.is_some_and(|after| count >= after);
                 if let Some(garbage) = faults.garbage.take() {

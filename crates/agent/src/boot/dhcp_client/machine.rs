@@ -41,7 +41,7 @@ const PARAMETERS: [u8; 8] = [
 const MAX_SIZE: u16 = 1472;
 
 /// Who asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Identity {
     /// The interface's address.
     pub mac: MacAddr,
@@ -50,7 +50,7 @@ pub struct Identity {
 }
 
 /// An address and what came with it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Lease {
     /// The address.
     pub address: Ipv4Addr,
@@ -92,13 +92,29 @@ enum State {
 }
 
 /// A lease with its times, counted like `now`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Terms {
-    lease: Lease,
-    /// From here on its server is asked to renew it, from `rebind` on any server.
-    renew: Duration,
-    rebind: Duration,
-    end: Duration,
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Terms {
+    /// The lease.
+    pub lease: Lease,
+    /// From here on its server is asked to renew it.
+    pub renew: Duration,
+    /// From here on any server is asked.
+    pub rebind: Duration,
+    /// Here the address may not be used any more.
+    pub end: Duration,
+}
+
+impl Terms {
+    /// The same, counted from `now` on.
+    #[must_use]
+    pub fn after(&self, now: Duration) -> Self {
+        Self {
+            lease: self.lease.clone(),
+            renew: self.renew.saturating_sub(now),
+            rebind: self.rebind.saturating_sub(now),
+            end: self.end.saturating_sub(now),
+        }
+    }
 }
 
 /// One interface's client.
@@ -127,6 +143,16 @@ impl Client {
         }
     }
 
+    /// A client that goes on with a lease that another one got, with the same identity.
+    #[must_use]
+    pub fn resume(identity: Identity, seed: u64, terms: Terms, now: Duration) -> Self {
+        Self {
+            next: terms.renew,
+            state: State::Bound(terms),
+            ..Self::new(identity, seed, now)
+        }
+    }
+
     /// When [`poll`](Self::poll) has something to do.
     #[must_use]
     pub fn deadline(&self) -> Duration {
@@ -136,8 +162,14 @@ impl Client {
     /// The lease that is in use.
     #[must_use]
     pub fn lease(&self) -> Option<&Lease> {
+        self.terms().map(|terms| &terms.lease)
+    }
+
+    /// The lease that is in use, with its times.
+    #[must_use]
+    pub fn terms(&self) -> Option<&Terms> {
         match &self.state {
-            State::Bound(terms) => Some(&terms.lease),
+            State::Bound(terms) => Some(terms),
             State::Selecting | State::Requesting { .. } => None,
         }
     }

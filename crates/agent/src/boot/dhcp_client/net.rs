@@ -4,7 +4,7 @@
 //! the kernel delivers a broadcast on an interface without an address too; so no raw socket is
 //! needed, nor the module that makes them.
 
-use super::machine::{Client, Identity, Lease, Output};
+use super::machine::{Client, Identity, Lease, Output, Terms};
 use super::packet::{CLIENT_PORT, SERVER_PORT};
 use crate::backoff;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -37,6 +37,21 @@ impl Session {
     /// # Errors
     /// What the kernel answers: the port is taken, the interface is gone.
     pub(crate) fn open(interface: &str, identity: Identity) -> io::Result<Self> {
+        let client = Client::new(identity, backoff::seed(), Duration::ZERO);
+        Self::with(interface, client)
+    }
+
+    /// As [`open`](Self::open), going on with a lease that another process got; its times count from
+    /// now on.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) fn resume(interface: &str, identity: Identity, terms: Terms) -> io::Result<Self> {
+        let client = Client::resume(identity, backoff::seed(), terms, Duration::ZERO);
+        Self::with(interface, client)
+    }
+
+    fn with(interface: &str, client: Client) -> io::Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
         // After a restart of the agent the old socket may not be gone yet.
         socket.set_reuse_address(true)?;
@@ -45,11 +60,17 @@ impl Session {
         socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, CLIENT_PORT).into())?;
         Ok(Self {
             socket: socket.into(),
-            client: Client::new(identity, backoff::seed(), Duration::ZERO),
+            client,
             epoch: Instant::now(),
             waiting: std::collections::VecDeque::new(),
             trouble: None,
         })
+    }
+
+    /// The lease with its times, counted from now on.
+    pub(crate) fn terms(&self) -> Option<Terms> {
+        let terms = self.client.terms()?;
+        Some(terms.after(self.epoch.elapsed()))
     }
 
     /// Works until there is something to do for the caller, or until `end`.

@@ -14,6 +14,8 @@ const FIXED_LEN: usize = 240;
 const MIN_LEN: usize = 300;
 /// Options that are joined when they come in pieces grow no longer than this, in bytes.
 const MAX_OPTION: usize = 1024;
+/// The place of an option that there is not: behind all that there can be.
+const NOWHERE: u8 = u8::MAX;
 
 /// Message types, option 53.
 pub(crate) const DISCOVER: u8 = 1;
@@ -104,21 +106,23 @@ impl Reply {
             mac: MacAddr(*fixed.get(28..)?.first_chunk()?),
             options: Vec::new(),
         };
-        reply.read_options(options);
+        let mut places = [NOWHERE; 256];
+        reply.read_options(options, &mut places);
         // Option 52: sname and file may hold options too (RFC 2131 section 4.1), file first.
         let overload = reply.get(option::OVERLOAD).and_then(<[u8]>::first).copied();
         if matches!(overload, Some(1 | 3)) {
-            reply.read_options(fixed.get(108..236)?);
+            reply.read_options(fixed.get(108..236)?, &mut places);
         }
         if matches!(overload, Some(2 | 3)) {
-            reply.read_options(fixed.get(44..108)?);
+            reply.read_options(fixed.get(44..108)?, &mut places);
         }
         reply.get(option::TYPE)?;
         Some(reply)
     }
 
     /// Reads options up to the end marker. One that runs over the end of the bytes ends them.
-    fn read_options(&mut self, mut bytes: &[u8]) {
+    /// `places` tells where in `options` each number is, so that the time is linear in the bytes.
+    fn read_options(&mut self, mut bytes: &[u8], places: &mut [u8; 256]) {
         loop {
             match *bytes {
                 [] | [255, ..] => return,
@@ -128,7 +132,9 @@ impl Reply {
                     let Some((value, rest)) = rest.split_at_checked(length.into()) else {
                         return;
                     };
-                    self.add(number, value);
+                    if let Some(place) = places.get_mut(usize::from(number)) {
+                        self.add(number, value, place);
+                    }
                     bytes = rest;
                 }
             }
@@ -136,13 +142,17 @@ impl Reply {
     }
 
     /// Pieces of an option that comes several times belong together (RFC 3396 section 7).
-    fn add(&mut self, number: u8, value: &[u8]) {
-        match self.options.iter_mut().find(|(known, _)| *known == number) {
+    fn add(&mut self, number: u8, value: &[u8], place: &mut u8) {
+        match self.options.get_mut(usize::from(*place)) {
             Some((_, whole)) if whole.len() + value.len() <= MAX_OPTION => {
                 whole.extend_from_slice(value);
             }
             Some(_) => {}
-            None => self.options.push((number, value.to_vec())),
+            None => {
+                // 1 to 254 are the numbers of options, so the last place is 253.
+                *place = u8::try_from(self.options.len()).unwrap_or(NOWHERE);
+                self.options.push((number, value.to_vec()));
+            }
         }
     }
 

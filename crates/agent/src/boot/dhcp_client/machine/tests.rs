@@ -248,6 +248,25 @@ fn odd_times_and_masks_are_made_sense_of() {
     assert_eq!(domain(b"x.example.\0"), Some("x.example".into()));
 }
 
+#[test]
+fn another_process_goes_on_with_a_lease() {
+    let first = bound();
+    let terms = first.terms().unwrap().after(secs(600));
+    assert_eq!((terms.renew, terms.end), (secs(1200), secs(3000)));
+    let identity = first.identity.clone();
+    let mut second = Client::resume(identity, 7, terms, Duration::ZERO);
+    assert_eq!(second.deadline(), secs(1200));
+    assert!(second.poll(secs(1199)).is_empty());
+    let out = second.poll(secs(1200));
+    let [Output::Unicast(SERVER, message)] = &out[..] else {
+        panic!("{out:?}");
+    };
+    assert_eq!(option_of(message, 53), Some(vec![REQUEST]));
+    assert_eq!(message[12..16], ADDRESS.octets());
+    let out = second.receive(&offer(&second, ACK, ADDRESS), secs(1201));
+    assert!(matches!(&out[..], [Output::Bound(_)]), "{out:?}");
+}
+
 proptest! {
     /// Whatever arrives whenever: no panic, and time never stands still for ever.
     #[test]

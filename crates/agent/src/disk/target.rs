@@ -1,8 +1,8 @@
 //! The disk as the engine sees it: a block device, or a regular file that stands for one.
 
 use super::buffer::{ALIGN, AlignedBuf};
-use super::error::DeployError;
 use crate::blkdev;
+use bugler_fsread::ReadAt;
 use rustix::fs::{Advice, FallocateFlags, FileType, OFlags, SeekFrom, fadvise, fallocate, fstat};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
@@ -10,6 +10,27 @@ use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+/// A disk refused an operation.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {action} {}", path.display())]
+pub struct DiskError {
+    /// What was tried, with its place on the disk.
+    pub action: String,
+    /// The disk.
+    pub path: PathBuf,
+    /// What came back.
+    #[source]
+    pub source: io::Error,
+}
+
+impl DiskError {
+    /// Whether it was refused because something else has the disk, or a part of it.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.source.raw_os_error() == Some(Errno::BUSY.raw_os_error())
+    }
+}
 
 /// What a target is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +40,8 @@ pub enum Access {
     Write,
     /// To be read.
     Read,
+    /// To be read while nobody else has it: a block device is taken exclusively, as for writing.
+    ReadAlone,
 }
 
 /// An open disk. Everything goes past the page cache where the system lets it: a deploy would
@@ -40,13 +63,13 @@ impl Target {
     /// Opens a disk.
     ///
     /// # Errors
-    /// [`DeployError::Disk`] when it cannot be opened, is in use, or is neither a block device
-    /// nor a regular file.
-    pub fn open(path: &Path, access: Access) -> Result<Self, DeployError> {
-        Self::try_open(path, access).map_err(|source| DeployError::Disk {
+    /// [`DiskError`] when it cannot be opened, is in use, or is neither a block device nor a
+    /// regular file.
+    pub fn open(path: &Path, access: Access) -> Result<Self, DiskError> {
+        Self::try_open(path, access).map_err(|source| DiskError {
             action: match access {
                 Access::Write => "open for writing",
-                Access::Read => "open for reading",
+                Access::Read | Access::ReadAlone => "open for reading",
             }
             .into(),
             path: path.into(),
@@ -73,7 +96,7 @@ impl Target {
                 ));
             }
         };
-        let exclusive = if is_block && access == Access::Write {
+        let exclusive = if is_block && access != Access::Read {
             // Without O_CREAT this means: nobody else, a mounted filesystem included.
             OFlags::EXCL
         } else {
@@ -104,6 +127,11 @@ impl Target {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// For commands to the device itself.
+    pub(crate) fn file(&self) -> &File {
+        &self.plain
     }
 
     /// Size in bytes.
@@ -142,8 +170,8 @@ impl Target {
     /// Writes all of `data` at `offset`. It is durable only after [`sync`](Self::sync).
     ///
     /// # Errors
-    /// [`DeployError::Disk`].
-    pub fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DeployError> {
+    /// [`DiskError`].
+    pub fn write_at(&self, data: &[u8], offset: u64) -> Result<(), DiskError> {
         self.file_for(data.as_ptr(), data.len(), offset)
             .write_all_at(data, offset)
             .map_err(|e| self.failed(format!("write {} bytes at byte {offset} of", data.len()), e))
@@ -152,8 +180,8 @@ impl Target {
     /// Fills `data` from `offset` on.
     ///
     /// # Errors
-    /// [`DeployError::Disk`], also when the disk ends first.
-    pub fn read_at(&self, data: &mut [u8], offset: u64) -> Result<(), DeployError> {
+    /// [`DiskError`], also when the disk ends first.
+    pub fn read_at(&self, data: &mut [u8], offset: u64) -> Result<(), DiskError> {
         self.file_for(data.as_ptr(), data.len(), offset)
             .read_exact_at(data, offset)
             .map_err(|e| self.failed(format!("read {} bytes at byte {offset} of", data.len()), e))
@@ -163,8 +191,8 @@ impl Target {
     /// the cache of the device itself.
     ///
     /// # Errors
-    /// [`DeployError::Disk`].
-    pub fn sync(&self) -> Result<(), DeployError> {
+    /// [`DiskError`].
+    pub fn sync(&self) -> Result<(), DiskError> {
         self.plain
             .sync_data()
             .map_err(|e| self.failed("flush".into(), e))
@@ -175,8 +203,8 @@ impl Target {
     /// writing zeroes where neither works.
     ///
     /// # Errors
-    /// [`DeployError::Disk`].
-    pub fn zero(&self, start: u64, end: u64) -> Result<(), DeployError> {
+    /// [`DiskError`].
+    pub fn zero(&self, start: u64, end: u64) -> Result<(), DiskError> {
         let len = end.saturating_sub(start);
         if len == 0 {
             return Ok(());
@@ -194,7 +222,7 @@ impl Target {
         }
     }
 
-    fn write_zeroes(&self, start: u64, end: u64) -> Result<(), DeployError> {
+    fn write_zeroes(&self, start: u64, end: u64) -> Result<(), DiskError> {
         let zeroes = AlignedBuf::new(1 << 20);
         let mut at = start;
         while at < end {
@@ -209,8 +237,8 @@ impl Target {
     /// block device, the next piece that is no hole for a file.
     ///
     /// # Errors
-    /// [`DeployError::Disk`].
-    pub fn next_data(&self, start: u64, end: u64) -> Result<Option<(u64, u64)>, DeployError> {
+    /// [`DiskError`].
+    pub fn next_data(&self, start: u64, end: u64) -> Result<Option<(u64, u64)>, DiskError> {
         if start >= end {
             return Ok(None);
         }
@@ -237,12 +265,24 @@ impl Target {
         let _ = fadvise(&self.plain, 0, None::<NonZeroU64>, Advice::DontNeed);
     }
 
-    pub(crate) fn failed(&self, action: String, source: io::Error) -> DeployError {
-        DeployError::Disk {
+    pub(crate) fn failed(&self, action: String, source: io::Error) -> DiskError {
+        DiskError {
             action,
             path: self.path.clone(),
             source,
         }
+    }
+}
+
+/// What the readers of filesystems need. Small pieces go through the page cache.
+impl ReadAt for Target {
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.file_for(buf.as_ptr(), buf.len(), offset)
+            .read_exact_at(buf, offset)
+    }
+
+    fn size(&self) -> u64 {
+        self.size
     }
 }
 

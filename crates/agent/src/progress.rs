@@ -59,6 +59,12 @@ impl Tracker {
         self.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// What had been counted as right is written again after all.
+    pub(crate) fn take_back_skipped(&self, bytes: u64) {
+        self.skipped.fetch_sub(bytes, Ordering::Relaxed);
+        self.written.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     pub(crate) fn add_fetched(&self, bytes: u64) {
         self.fetched.fetch_add(bytes, Ordering::Relaxed);
     }
@@ -94,7 +100,12 @@ impl Tracker {
             done: match phase {
                 Phase::Verifying => get(&self.verified),
                 Phase::Comparing => get(&self.skipped),
-                Phase::Checking | Phase::Writing | Phase::Finalizing => get(&self.durable),
+                Phase::Checking
+                | Phase::Writing
+                | Phase::Finalizing
+                | Phase::Personalizing
+                | Phase::Capturing
+                | Phase::Wiping => get(&self.durable),
             },
             total: get(&self.total),
             skipped: get(&self.skipped),
