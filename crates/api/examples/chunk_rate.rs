@@ -8,9 +8,7 @@ use bugler_api::{
     AppState, BootContent, BootTree, BootTreeError, ServerInfo, device_router, serve, system_clock,
 };
 use bugler_images::{AddOptions, ChunkStore};
-use bugler_model::{
-    Deploy, DiskRule, Inventory, MacAddr, NewImage, NewTask, TaskAction, VerifyMode,
-};
+use bugler_model::{Deploy, Inventory, MacAddr, NewImage, NewTask, TaskAction};
 use bugler_store::{Registration, Sighting, SqliteStore, Store, TokenHash};
 use std::error::Error;
 use std::net::SocketAddr;
@@ -113,6 +111,8 @@ async fn open_deploy(
     let now = system_clock()();
     let image = NewImage {
         name: "image".parse()?,
+        note: String::new(),
+        origin: None,
         manifest: added.manifest.to_string(),
         size: added.disk_size,
         used: added.used_bytes,
@@ -138,13 +138,7 @@ async fn open_deploy(
         agent_token: TokenHash(*blake3::hash(TOKEN.as_bytes()).as_bytes()),
     };
     store.register(registration, now).await?;
-    let action = TaskAction::Deploy(Deploy {
-        image: image.id,
-        image_name: image.name,
-        manifest: image.manifest,
-        disk: DiskRule::Auto,
-        verify: VerifyMode::ReadBack,
-    });
+    let action = TaskAction::Deploy(Deploy::of(&image));
     store
         .create_tasks(vec![NewTask { device, action }], now)
         .await?;

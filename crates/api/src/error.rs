@@ -1,9 +1,11 @@
 //! Errors as answers.
 
+use crate::keys::KeyError;
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use bugler_images::{AddError, StoreError as ImageError};
+use bugler_power::PowerError;
 use bugler_protocol::agent::ErrorBody;
 use bugler_store::{ResolveError, StoreError};
 
@@ -78,6 +80,7 @@ impl From<StoreError> for ApiError {
         match error {
             StoreError::NotFound(_) => Self::not_found(text),
             StoreError::Conflict(_) => Self::conflict(text),
+            StoreError::RulesChanged => Self::new(StatusCode::PRECONDITION_FAILED, text),
             StoreError::Closed => Self::busy(text),
             StoreError::Database { .. } => Self::internal(&error),
         }
@@ -104,6 +107,12 @@ impl From<ImageError> for ApiError {
     }
 }
 
+impl From<KeyError> for ApiError {
+    fn from(error: KeyError) -> Self {
+        Self::internal(&error)
+    }
+}
+
 impl From<AddError> for ApiError {
     fn from(error: AddError) -> Self {
         let status = match &error {
@@ -113,6 +122,20 @@ impl From<AddError> for ApiError {
             AddError::Read { .. } | AddError::Length { .. } => StatusCode::BAD_REQUEST,
             AddError::Store(_) => return Self::internal(&error),
             _ => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        Self::new(status, chain(&error))
+    }
+}
+
+impl From<PowerError> for ApiError {
+    fn from(error: PowerError) -> Self {
+        let status = match error {
+            PowerError::Store(error) => return error.into(),
+            PowerError::Vault(_) => return Self::internal(&error),
+            PowerError::Invalid(_) => StatusCode::BAD_REQUEST,
+            PowerError::NoDriver(_) => StatusCode::CONFLICT,
+            PowerError::Busy(_) => StatusCode::SERVICE_UNAVAILABLE,
+            PowerError::Driver(_) => StatusCode::BAD_GATEWAY,
         };
         Self::new(status, chain(&error))
     }

@@ -4,7 +4,8 @@ use crate::error::ApiError;
 use bugler_images::ChunkStore;
 use bugler_protocol::manifest::ChunkHash;
 use bugler_protocol::operator::Collected;
-use bugler_store::Store;
+use bugler_store::{Store, TaskFilter};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Removes every chunk and manifest that no image of the registry needs; with `dry_run` it only
@@ -37,4 +38,22 @@ pub async fn collect_garbage(
         chunks: report.chunks,
         bytes: report.bytes,
     })
+}
+
+/// Throws away what captures have left that are no open task any more. Only before the planes are
+/// served: a capture that begins meanwhile would lose what it sends.
+///
+/// # Errors
+/// Where the registry or the folder cannot be read.
+pub async fn clear_captures(store: &dyn Store, images: &Arc<ChunkStore>) -> Result<(), ApiError> {
+    let open = TaskFilter {
+        open_only: true,
+        limit: usize::MAX,
+        ..TaskFilter::default()
+    };
+    let tasks = store.tasks(open).await?;
+    let open: HashSet<String> = tasks.iter().map(|task| task.id.to_string()).collect();
+    let images = images.clone();
+    let clear = move || images.retain_captures(|key| open.contains(key));
+    Ok(tokio::task::spawn_blocking(clear).await??)
 }

@@ -4,10 +4,11 @@ use crate::error::{ApiError, chain};
 use crate::state::AppState;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bugler_images::{Hold, StoreError as ImageError};
-use bugler_protocol::manifest::{CHUNK_SIZE, ChunkHash, Manifest};
+use bugler_images::{Export, ExportFormat, Piece, StoreError as ImageError};
+use bugler_protocol::manifest::ChunkHash;
 use bytes::Bytes;
 use futures::stream::{self, Stream, StreamExt};
+use std::borrow::Cow;
 use std::io;
 use std::ops;
 use std::sync::Arc;
@@ -51,6 +52,30 @@ pub fn parse_range(header: Option<&str>, size: u64) -> Range {
     }
 }
 
+/// As [`ranged`], of something whose version is `tag`: its ETag without quotes. A range of another
+/// version is not given: RFC 9110 section 13.1.5.
+pub(crate) fn ranged_of(
+    headers: &HeaderMap,
+    size: u64,
+    tag: &str,
+) -> Result<(ops::Range<u64>, StatusCode, HeaderMap), Box<Response>> {
+    let quoted = format!("\"{tag}\"");
+    let is_other = headers
+        .get(header::IF_RANGE)
+        .is_some_and(|wanted| wanted.as_bytes() != quoted.as_bytes());
+    let mut answer = if is_other {
+        let mut headers = headers.clone();
+        headers.remove(header::RANGE);
+        ranged(&headers, size)?
+    } else {
+        ranged(headers, size)?
+    };
+    if let Ok(value) = HeaderValue::try_from(quoted) {
+        answer.2.insert(header::ETAG, value);
+    }
+    Ok(answer)
+}
+
 /// The head of an answer that gives `size` bytes or a part of them, and which part that is.
 pub(crate) fn ranged(
     headers: &HeaderMap,
@@ -88,55 +113,68 @@ pub(crate) fn ranged(
 /// Chunks that are read ahead of the network.
 const READ_AHEAD: usize = 3;
 
-static ZEROS: [u8; CHUNK_SIZE as usize] = [0; CHUNK_SIZE as usize];
-
 /// An image that is being given out: not collected as garbage meanwhile.
 pub(crate) struct RawImage {
     state: Arc<AppState>,
-    manifest: Manifest,
-    _hold: Hold,
+    export: Arc<Export>,
 }
 
 impl RawImage {
-    /// Reads the manifest.
+    /// Reads the manifest, to give out the bytes of the disk.
     pub(crate) async fn open(state: &Arc<AppState>, manifest: &str) -> Result<Self, ApiError> {
+        Self::open_as(state, manifest, ExportFormat::Raw).await
+    }
+
+    /// Reads the manifest, to give out the image in any format.
+    pub(crate) async fn open_as(
+        state: &Arc<AppState>,
+        manifest: &str,
+        format: ExportFormat,
+    ) -> Result<Self, ApiError> {
         let hash: ChunkHash = manifest
             .parse()
             .map_err(|error| ApiError::conflict(format!("{error}")))?;
         let images = state.images.clone();
-        let (hold, manifest) = tokio::task::spawn_blocking(move || images.hold(&hash)).await??;
+        let opened = tokio::task::spawn_blocking(move || images.open_export(&hash, format));
         Ok(Self {
             state: state.clone(),
-            manifest,
-            _hold: hold,
+            export: Arc::new(opened.await??),
         })
     }
 
-    /// Size of the disk in bytes.
+    /// Length in bytes: the size of the disk, where it is given out raw.
     pub(crate) fn size(&self) -> u64 {
-        self.manifest.disk_size
+        self.export.size()
     }
 
-    /// These bytes of the disk, every chunk checked. Each chunk is one short job of a blocking
-    /// thread: a client that reads slowly keeps none.
+    /// Its ETag, without quotes.
+    pub(crate) fn tag(&self) -> &str {
+        self.export.tag()
+    }
+
+    /// These bytes, every chunk checked. Each chunk is one short job of a blocking thread: a client
+    /// that reads slowly keeps none.
     pub(crate) fn stream(
         self,
         range: ops::Range<u64>,
     ) -> impl Stream<Item = io::Result<Bytes>> + Send {
-        let chunk = u64::from(CHUNK_SIZE);
         let image = Arc::new(self);
-        stream::iter(range.start / chunk..range.end.div_ceil(chunk))
-            .map(move |index| {
-                let (image, range) = (image.clone(), range.clone());
+        let export = image.export.clone();
+        let mut at = range.start;
+        let pieces = std::iter::from_fn(move || {
+            let piece = (at < range.end).then(|| export.piece(at))?;
+            let asked = at..piece.range.end.min(range.end);
+            at = asked.end.max(at + 1);
+            Some((piece, asked))
+        });
+        stream::iter(pieces)
+            .map(move |(piece, asked)| {
+                let image = image.clone();
                 async move {
-                    let offset = index * chunk;
-                    let bytes = image
-                        .chunk(u32::try_from(index).unwrap_or(u32::MAX))
-                        .await?;
-                    let end = (offset + bytes.len() as u64).min(range.end);
-                    let start = range.start.max(offset);
-                    let within = |at: u64| usize::try_from(at.saturating_sub(offset));
-                    match (within(start), within(end)) {
+                    let start = piece.range.start;
+                    let bytes = image.piece(piece).await?;
+                    let within = |at: u64| usize::try_from(at.saturating_sub(start));
+                    match (within(asked.start), within(asked.end)) {
                         (Ok(start), Ok(end)) if start <= end && end <= bytes.len() => {
                             Ok(bytes.slice(start..end))
                         }
@@ -149,38 +187,34 @@ impl RawImage {
             .buffered(READ_AHEAD)
     }
 
-    async fn chunk(&self, index: u32) -> io::Result<Bytes> {
-        let length = self.manifest.chunk_len(index) as usize;
-        let chunks = &self.manifest.chunks;
-        let listed = chunks
-            .binary_search_by_key(&index, |chunk| chunk.index)
-            .ok();
-        let Some(hash) = listed.and_then(|at| chunks.get(at)).map(|chunk| chunk.hash) else {
-            return Ok(Bytes::from_static(ZEROS.get(..length).unwrap_or(&ZEROS)));
+    async fn piece(&self, piece: Piece) -> io::Result<Bytes> {
+        let into_bytes = |bytes| match bytes {
+            Cow::Borrowed(bytes) => Bytes::from_static(bytes),
+            Cow::Owned(bytes) => Bytes::from(bytes),
         };
-        let images = self.state.images.clone();
-        let read = tokio::task::spawn_blocking(move || images.read_chunk(&hash)).await;
-        match read.map_err(io::Error::other)? {
-            Ok(content) if content.len() == length => Ok(content.into()),
-            Ok(content) => Err(io::Error::other(format!(
-                "chunk {hash} has {} bytes where its place has {length}",
-                content.len()
-            ))),
-            Err(error) => {
-                tracing::error!("could not give out chunk {hash}: {}", chain(&error));
-                if matches!(
-                    error,
-                    ImageError::NoChunk(_) | ImageError::DamagedChunk { .. }
-                ) {
-                    let noted =
-                        crate::device::note_damage(&self.state, hash, &error.to_string()).await;
-                    if let Err(error) = noted {
-                        tracing::error!("could not record that {hash} is damaged: {error}");
-                    }
+        if let Some(bytes) = piece.made() {
+            return Ok(into_bytes(bytes));
+        }
+        let chunk = piece.chunk();
+        let export = self.export.clone();
+        let read = tokio::task::spawn_blocking(move || export.read(&piece)).await;
+        let error = match read.map_err(io::Error::other)? {
+            Ok(bytes) => return Ok(into_bytes(bytes)),
+            Err(error) => error,
+        };
+        if let Some(hash) = chunk {
+            tracing::error!("could not give out chunk {hash}: {}", chain(&error));
+            if matches!(
+                error,
+                ImageError::NoChunk(_) | ImageError::DamagedChunk { .. }
+            ) {
+                let noted = crate::device::note_damage(&self.state, hash, &error.to_string()).await;
+                if let Err(error) = noted {
+                    tracing::error!("could not record that {hash} is damaged: {error}");
                 }
-                Err(io::Error::other(error))
             }
         }
+        Err(io::Error::other(error))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Serves a router over HTTP/1.1, with bounds on what a client can hold on to.
 
+use crate::linger::Lingering;
 use axum::Router;
 use axum::extract::ConnectInfo;
 use hyper::body::Incoming;
@@ -96,6 +97,7 @@ async fn connection(
     // Both only make things better: a connection without them is served all the same.
     let _ = stream.set_nodelay(true);
     let _ = socket2::SockRef::from(&stream).set_tcp_user_timeout(Some(SEND_TIMEOUT));
+    let stream = Lingering::new(stream, stop.clone());
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
         router.clone().oneshot(request)

@@ -1,19 +1,27 @@
 //! What both planes are made from.
 
-use crate::device::{LogBudget, Manifests};
+use crate::device::{LogBudget, Manifests, Receiving};
 use crate::field::Streaming;
-use crate::operator::Uploads;
+use crate::keys::ServerKeys;
+use crate::limits::{DeployLimits, Limiter, Turns};
+use crate::operator::{SizesCache, Uploads};
+use crate::overlays::Overlays;
+use crate::shared::SharedFiles;
 use crate::token::TaskTokens;
 use crate::wake::Wakes;
+use bugler_boot::pi::eeprom::Image;
 use bugler_images::ChunkStore;
-use bugler_model::{MacAddr, Timestamp};
+use bugler_model::{Device, DeviceId, Event, EventKind, MacAddr, Task, Timestamp};
+use bugler_power::Power;
+use bugler_protocol::operator::PlanView;
 use bugler_store::Store;
 use bytes::Bytes;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio_util::sync::CancellationToken;
 
 /// Tells the time.
@@ -74,6 +82,38 @@ pub trait BootTree: Send + Sync + 'static {
 
     /// Version of the boot environment that machines get now.
     fn bootenv(&self) -> Option<String>;
+
+    /// What a device would boot if it asked now, and why. `None`: this tree boots no devices.
+    fn explain(&self, _device: &Device) -> Option<PlanView> {
+        None
+    }
+
+    /// The boot loader update that waits for a Raspberry Pi, and since when. Blocks.
+    ///
+    /// # Errors
+    /// [`BootTreeError::NotFound`] where there is none.
+    fn eeprom_update(&self, device: DeviceId) -> Result<(Vec<u8>, Timestamp), BootTreeError> {
+        let text = format!("no boot loader update waits for {device}");
+        Err(BootTreeError::NotFound(text))
+    }
+
+    /// Keeps a boot loader update for a Raspberry Pi, in the place of an earlier one. Blocks.
+    ///
+    /// # Errors
+    /// Where it cannot be kept.
+    fn offer_eeprom_update(&self, _device: DeviceId, _image: &Image) -> Result<(), BootTreeError> {
+        Err(BootTreeError::Broken(
+            "this server boots no devices, so no update can wait for one".into(),
+        ))
+    }
+
+    /// Takes the boot loader update back that waits for a Raspberry Pi. Blocks.
+    ///
+    /// # Errors
+    /// [`BootTreeError::NotFound`] where there is none.
+    fn withdraw_eeprom_update(&self, device: DeviceId) -> Result<(), BootTreeError> {
+        self.eeprom_update(device).map(drop)
+    }
 }
 
 /// What the server tells of itself.
@@ -83,8 +123,20 @@ pub struct ServerInfo {
     pub version: String,
     /// Names by which a browser may call this host, besides `localhost` and any IP address.
     pub operator_names: Vec<String>,
+    /// The interfaces that it serves, by name.
+    pub interfaces: Vec<String>,
+    /// The TCP port of the device plane.
+    pub device_port: u16,
+    /// The address of the device plane, where it listens on one alone.
+    pub device_address: Option<Ipv4Addr>,
     /// One line for each network service: what it listens on, and in which mode.
     pub services: Arc<Mutex<Vec<String>>>,
+    /// What signs manifests; `None` serves them without a signature.
+    pub keys: Option<Arc<ServerKeys>>,
+    /// The layers of diskless machines; `None`: there are no such machines here.
+    pub overlays: Option<Arc<dyn Overlays>>,
+    /// What switches machines; `None`: nothing does here.
+    pub power: Option<Arc<Power>>,
 }
 
 /// What both planes are made from.
@@ -105,12 +157,22 @@ pub struct AppState {
     pub(crate) manifests: Manifests,
     pub(crate) log_budget: LogBudget,
     pub(crate) uploads: Uploads,
+    pub(crate) sizes: SizesCache,
     pub(crate) task_tokens: TaskTokens,
     pub(crate) streaming: Streaming,
+    pub(crate) shared: SharedFiles,
+    /// Captures that are being received.
+    pub(crate) receiving: Receiving,
+    pub(crate) limiter: Limiter,
+    pub(crate) turns: Turns,
+    /// How many devices may be at work at once.
+    pub(crate) at_once: u32,
     /// Event streams that may be open at a time.
     pub(crate) streams: Arc<Semaphore>,
     /// Images that may be read or packed whole at a time on behalf of operators.
     pub(crate) image_jobs: Arc<Semaphore>,
+    /// Captures of devices' packets that may run at a time.
+    pub(crate) captures: Arc<Semaphore>,
 }
 
 /// Dashboards, command lines and scripts that follow events.
@@ -119,9 +181,11 @@ const MAX_EVENT_STREAMS: usize = 256;
 /// Each of these keeps a thread and the disk busy.
 const MAX_IMAGE_JOBS: usize = 4;
 
+/// Each of these keeps a thread, and 8 MiB of the kernel for each interface.
+const MAX_CAPTURES: usize = 8;
+
 impl AppState {
-    /// Puts the parts together, and starts the task that wakes long polls; that task ends with
-    /// `stop`. Needs a Tokio runtime.
+    /// As [`limited`](Self::limited), without limits.
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
@@ -131,9 +195,27 @@ impl AppState {
         clock: Clock,
         stop: CancellationToken,
     ) -> Arc<Self> {
+        let limits = DeployLimits::default();
+        Self::limited(store, images, boot, info, clock, stop, &limits)
+    }
+
+    /// Puts the parts together, and starts the tasks that wake long polls, keep to the rates and clear
+    /// away after captures that were given up; they end with `stop`. Needs a Tokio runtime.
+    #[must_use]
+    pub fn limited(
+        store: Arc<dyn Store>,
+        images: Arc<ChunkStore>,
+        boot: Arc<dyn BootTree>,
+        info: ServerInfo,
+        clock: Clock,
+        stop: CancellationToken,
+        limits: &DeployLimits,
+    ) -> Arc<Self> {
         let wakes = Wakes::default();
         tokio::spawn(wakes.clone().run(store.subscribe(), stop.clone()));
-        Arc::new(Self {
+        let changes = store.subscribe();
+        let limiter = Limiter::start(limits, stop.clone());
+        let state = Arc::new(Self {
             store,
             images,
             boot,
@@ -145,17 +227,74 @@ impl AppState {
             manifests: Manifests::default(),
             log_budget: LogBudget::default(),
             uploads: Uploads::default(),
+            sizes: SizesCache::default(),
             task_tokens: TaskTokens::new(),
             streaming: Streaming::default(),
+            shared: SharedFiles::default(),
             streams: Arc::new(Semaphore::new(MAX_EVENT_STREAMS)),
             image_jobs: Arc::new(Semaphore::new(MAX_IMAGE_JOBS)),
-        })
+            captures: Arc::new(Semaphore::new(MAX_CAPTURES)),
+            receiving: Receiving::default(),
+            limiter,
+            turns: Turns::default(),
+            at_once: limits.at_once.unwrap_or(u32::MAX),
+        });
+        tokio::spawn(follow_tasks(Arc::downgrade(&state), changes));
+        state
+    }
+
+    /// Base URL of the device plane as this device reaches it: `http://10.0.0.1:8480`. `None` where
+    /// neither the server's address nor the device's is known.
+    pub(crate) fn device_plane(&self, device: &Device) -> Option<String> {
+        let address = self.info.device_address.or_else(|| {
+            // The kernel knows from which of its addresses it would reach the device. Nothing is sent.
+            let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+            socket.connect((device.address?, 9)).ok()?;
+            match socket.local_addr().ok()?.ip() {
+                IpAddr::V4(address) => Some(address),
+                IpAddr::V6(_) => None,
+            }
+        })?;
+        Some(format!("http://{address}:{}", self.info.device_port))
     }
 
     /// The present.
     #[must_use]
     pub fn now(&self) -> Timestamp {
         (self.clock)()
+    }
+}
+
+/// Calls the next in line whenever a task has changed, and clears away what captures leave that end
+/// without an image. Ends with the state, or with its `stop`.
+async fn follow_tasks(state: Weak<AppState>, mut events: broadcast::Receiver<Arc<Event>>) {
+    let Some(stop) = state.upgrade().map(|state| state.stop.clone()) else {
+        return;
+    };
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            () = stop.cancelled() => return,
+        };
+        let Some(state) = state.upgrade() else { return };
+        let task = match event {
+            Ok(event) if event.kind == EventKind::Task => event.task,
+            Ok(_) => continue,
+            Err(RecvError::Lagged(_)) => None,
+            Err(RecvError::Closed) => return,
+        };
+        state.turns.changed();
+        let mut held = state.receiving.tasks();
+        held.retain(|id| task.is_none_or(|task| task == *id));
+        for id in held {
+            let is_open = |task: Task| task.state.is_open();
+            // One that cannot be asked about is looked at with the next change.
+            if state.store.task(id).await.is_ok_and(|task| !is_open(task))
+                && let Err(error) = state.receiving.discard(&state.images, id).await
+            {
+                tracing::warn!("what {id} has sent is not cleared away: {error}");
+            }
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::io::Read;
 use std::time::Duration;
-use ureq::http::{Response, StatusCode};
+use ureq::http::{Response, StatusCode, header};
 use ureq::{Body, SendBody};
 
 /// What a failed command ends with; see the help of `bugler`.
@@ -41,7 +41,14 @@ pub(crate) enum ClientError {
 pub(crate) fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<ClientError>() {
         Some(ClientError::Answer { status, .. }) if *status == StatusCode::NOT_FOUND => 3,
-        Some(ClientError::Answer { status, .. }) if *status == StatusCode::CONFLICT => 4,
+        Some(ClientError::Answer { status, .. })
+            if matches!(
+                *status,
+                StatusCode::CONFLICT | StatusCode::PRECONDITION_FAILED
+            ) =>
+        {
+            4
+        }
         Some(ClientError::Unreachable { .. }) => 5,
         Some(ClientError::TaskFailed(_)) => 6,
         _ => 1,
@@ -80,12 +87,61 @@ impl Client {
         self.json(self.agent.post(self.url(path)).send_json(body))
     }
 
+    /// As [`post`](Self::post), the answer to be read as it comes.
+    pub(crate) fn post_stream(&self, path: &str, body: &impl Serialize) -> Result<Response<Body>> {
+        self.answer(self.agent.post(self.url(path)).send_json(body))
+    }
+
+    /// As [`post`](Self::post), where the answer is that it was done.
+    pub(crate) fn post_quietly(&self, path: &str, body: &impl Serialize) -> Result<()> {
+        self.answer(self.agent.post(self.url(path)).send_json(body))
+            .map(drop)
+    }
+
     pub(crate) fn patch<T: DeserializeOwned>(
         &self,
         path: &str,
         body: &impl Serialize,
     ) -> Result<T> {
         self.json(self.agent.patch(self.url(path)).send_json(body))
+    }
+
+    pub(crate) fn put<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T> {
+        self.json(self.agent.put(self.url(path)).send_json(body))
+    }
+
+    /// What is there, with its version (ETag) for [`replace`](Self::replace); `None` where the server
+    /// tells none.
+    pub(crate) fn get_version<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<(T, Option<String>)> {
+        let response = self.answer(self.agent.get(self.url(path)).call())?;
+        let version = response.headers().get(header::ETAG);
+        let version = version.and_then(|version| version.to_str().ok());
+        let version = version.map(str::to_owned);
+        Ok((self.json(Ok(response))?, version))
+    }
+
+    /// Puts something in the place of what has this version. `None` where that is there no more.
+    pub(crate) fn replace<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        version: Option<&str>,
+        body: &impl Serialize,
+    ) -> Result<Option<T>> {
+        let mut request = self.agent.put(self.url(path));
+        if let Some(version) = version {
+            request = request.header(header::IF_MATCH, version);
+        }
+        let result = request.send_json(body);
+        if result
+            .as_ref()
+            .is_ok_and(|answer| answer.status() == StatusCode::PRECONDITION_FAILED)
+        {
+            return Ok(None);
+        }
+        self.json(result).map(Some)
     }
 
     pub(crate) fn delete(&self, path: &str) -> Result<()> {

@@ -4,6 +4,7 @@ mod cli;
 mod client;
 mod commands;
 mod output;
+mod unsafe_memory;
 
 use clap::Parser;
 use std::process::ExitCode;

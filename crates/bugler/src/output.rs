@@ -1,10 +1,11 @@
-//! Tables, sizes and times for people.
+//! Tables and progress for people.
 
 use anyhow::Result;
+use bugler_model::text::{self, bytes};
 use bugler_model::{Phase, Task, TaskAction, TaskState, Timestamp};
 use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 /// Prints one JSON document.
 pub(crate) fn json(value: &impl Serialize) -> Result<()> {
@@ -22,48 +23,27 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
         .set_content_arrangement(ContentArrangement::Dynamic);
     table.set_header(header.iter().copied());
     for row in rows {
-        table.add_row(row.into_iter().map(safe));
+        table.add_row(row.iter().map(|cell| text::clean(cell)));
     }
     writeln!(std::io::stdout().lock(), "{}", table.trim_fmt())?;
     Ok(())
 }
 
-/// Machines name themselves: what they say must not drive the terminal.
-pub(crate) fn safe(text: impl AsRef<str>) -> String {
-    text.as_ref()
-        .chars()
-        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
-        .collect()
-}
-
-/// A size, in decimal units: `700.0 MB`.
-pub(crate) fn bytes(n: u64) -> String {
-    const UNITS: [&str; 5] = ["kB", "MB", "GB", "TB", "PB"];
-    if n < 1000 {
-        return format!("{n} B");
+/// Asks a question that is answered with yes or no; no where it is not yes.
+///
+/// # Errors
+/// Where there is nobody to ask.
+pub(crate) fn confirmed(question: &str) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        anyhow::bail!("{question} Say --yes where nobody can be asked");
     }
-    let mut value = n as f64;
-    let mut unit = "B";
-    for next in UNITS {
-        if value < 999.95 {
-            break;
-        }
-        value /= 1000.0;
-        unit = next;
-    }
-    format!("{value:.1} {unit}")
-}
-
-/// How long ago, roughly: `12 s ago`, `3 d ago`.
-pub(crate) fn ago(then: Timestamp, now: Timestamp) -> String {
-    let seconds = now.millis_since(then) / 1000;
-    match seconds {
-        ..=0 => "now".into(),
-        1..120 => format!("{seconds} s ago"),
-        120..7200 => format!("{} min ago", seconds / 60),
-        7200..172_800 => format!("{} h ago", seconds / 3600),
-        _ => format!("{} d ago", seconds / 86_400),
-    }
+    let mut err = std::io::stderr().lock();
+    write!(err, "{question} [y/N] ")?;
+    err.flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    let answer = answer.trim().to_ascii_lowercase();
+    Ok(answer == "y" || answer == "yes")
 }
 
 /// The present.
@@ -75,7 +55,11 @@ pub(crate) fn now() -> Timestamp {
 /// What a task does, in a few words.
 pub(crate) fn action(action: &TaskAction) -> String {
     match action {
+        TaskAction::Deploy(deploy) if deploy.version > 0 => {
+            format!("deploy {}@{}", deploy.image_name, deploy.version)
+        }
         TaskAction::Deploy(deploy) => format!("deploy {}", deploy.image_name),
+        TaskAction::Capture(capture) => format!("capture as {}", capture.image_name),
         other => other.word().to_owned(),
     }
 }
@@ -84,12 +68,18 @@ pub(crate) fn action(action: &TaskAction) -> String {
 pub(crate) fn progress(task: &Task) -> String {
     let p = &task.progress;
     match task.state {
-        TaskState::Queued => "waiting for the device's agent".into(),
-        TaskState::Done if p.total > 0 => format!(
-            "{} in {:.1} s",
-            bytes(p.total),
-            p.elapsed_ms as f64 / 1000.0
-        ),
+        TaskState::Queued => task
+            .message
+            .clone()
+            .unwrap_or_else(|| "waiting for the device's agent".into()),
+        TaskState::Done => {
+            let moved = (p.total > 0).then(|| {
+                let seconds = p.elapsed_ms as f64 / 1000.0;
+                format!("{} in {seconds:.1} s", bytes(p.total))
+            });
+            let parts = moved.into_iter().chain(task.message.clone());
+            parts.collect::<Vec<_>>().join("; ")
+        }
         TaskState::Failed | TaskState::Cancelled => task.message.clone().unwrap_or_default(),
         TaskState::Running | TaskState::Verifying if p.total > 0 => {
             let percent = p.done.saturating_mul(100) / p.total;
@@ -103,29 +93,5 @@ pub(crate) fn progress(task: &Task) -> String {
             text
         }
         _ => String::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_read_at_a_glance() {
-        for (n, text) in [
-            (0, "0 B"),
-            (999, "999 B"),
-            (1000, "1.0 kB"),
-            (999_949, "999.9 kB"),
-            (1 << 31, "2.1 GB"),
-            (u64::MAX, "18446.7 PB"),
-        ] {
-            assert_eq!(bytes(n), text);
-        }
-    }
-
-    #[test]
-    fn a_machine_cannot_drive_the_terminal() {
-        assert_eq!(safe("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
     }
 }

@@ -4,9 +4,11 @@ use crate::boot::{BootService, Content, TreeError};
 use crate::clock;
 use crate::network::{self, Services};
 use bugler_api::{BootContent, BootTree, BootTreeError};
+use bugler_boot::pi::eeprom::Image;
 use bugler_boot::{BootPlan, ClientFacts};
 use bugler_dhcp::{Advisor, Ask, MessageType, Notice, NoticeKind, PXE_PORT};
-use bugler_model::{EventKind, Lease, MacAddr};
+use bugler_model::{Device, DeviceId, EventKind, Lease, MacAddr, Timestamp};
+use bugler_protocol::operator::PlanView;
 use bugler_store::Store;
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
@@ -26,7 +28,11 @@ impl Advisor for DhcpPlug {
             (MessageType::Inform, _) => "INFORM",
             _ => "REQUEST",
         };
-        self.boot.advise(facts, message)
+        self.boot.advise(facts, message, ask.from)
+    }
+
+    fn tags(&self, facts: &ClientFacts) -> Vec<String> {
+        self.boot.tags(facts)
     }
 }
 
@@ -35,6 +41,7 @@ impl bugler_dhcp::Notify for DhcpPlug {
         let kind = match notice.kind {
             NoticeKind::PoolExhausted
             | NoticeKind::AddressInUse
+            | NoticeKind::DuplicateAddress
             | NoticeKind::Refused
             | NoticeKind::CommitFailed => EventKind::Lease,
             _ => EventKind::Server,
@@ -103,6 +110,7 @@ impl bugler_tftp::Source for TftpPlug {
             }
             Err(TreeError::NotFound(_)) => Err(bugler_tftp::OpenError::NotFound),
             Err(TreeError::Broken(text)) => Err(bugler_tftp::OpenError::Failed(text)),
+            Err(TreeError::Later(_)) => Err(bugler_tftp::OpenError::Later),
         }
     }
 }
@@ -130,6 +138,7 @@ impl bugler_tftp::Observer for TftpPlug {
                     true,
                 )
             }
+            Event::Postponed => return,
             // Boot ROMs ask for the size, abort, and ask again: nothing went wrong.
             Event::Aborted { bytes: 0, .. } => return,
             Event::Aborted { bytes, message, .. } => {
@@ -138,6 +147,14 @@ impl bugler_tftp::Observer for TftpPlug {
                     format!("TFTP: the client ended {path} after {bytes} bytes: {message}"),
                     false,
                 )
+            }
+            // A Raspberry Pi looks for many files by habit.
+            Event::NotFound
+                if self
+                    .boot
+                    .pi_misses(IpAddr::V4(*transfer.peer.ip()), &transfer.path) =>
+            {
+                return;
             }
             Event::NotFound => (format!("TFTP: there is no {path}"), false),
             Event::Refused { reason } => (format!("TFTP: refused {path}: {reason}"), false),
@@ -172,6 +189,10 @@ impl bugler_ndp::Clients for NdpPlug {
     }
 }
 
+fn no_update(device: DeviceId) -> BootTreeError {
+    BootTreeError::NotFound(format!("no boot loader update waits for {device}"))
+}
+
 /// HTTP serves the boot tree.
 pub(crate) struct HttpPlug(pub(crate) Arc<BootService>);
 
@@ -186,8 +207,16 @@ impl BootTree for HttpPlug {
         match self.0.open(client.ip(), host, path).await {
             Ok(Content::Bytes(bytes)) => Ok(BootContent::Bytes(bytes)),
             Ok(Content::File(path)) => Ok(BootContent::File(path)),
-            Err(TreeError::NotFound(text)) => Err(BootTreeError::NotFound(text)),
-            Err(TreeError::Broken(text)) => Err(BootTreeError::Broken(text)),
+            Err(TreeError::NotFound(text)) => {
+                // A profile that names a file which is not there is seen here first, and by nobody else.
+                let path = printable(path);
+                let said = format!("HTTP: there is no {path}");
+                self.0.delivered(client.ip(), &path, said, false);
+                Err(BootTreeError::NotFound(text))
+            }
+            Err(TreeError::Broken(text) | TreeError::Later(text)) => {
+                Err(BootTreeError::Broken(text))
+            }
         }
     }
 
@@ -206,6 +235,35 @@ impl BootTree for HttpPlug {
     }
 
     fn bootenv(&self) -> Option<String> {
-        self.0.bootenv()
+        self.0.bootenv(bugler_model::Arch::X86_64)
+    }
+
+    fn explain(&self, device: &Device) -> Option<PlanView> {
+        Some(self.0.explain(device))
+    }
+
+    fn eeprom_update(&self, device: DeviceId) -> Result<(Vec<u8>, Timestamp), BootTreeError> {
+        let update = self
+            .0
+            .offered_eeprom(device)
+            .map_err(BootTreeError::Broken)?;
+        update.ok_or_else(|| no_update(device))
+    }
+
+    fn offer_eeprom_update(&self, device: DeviceId, image: &Image) -> Result<(), BootTreeError> {
+        self.0
+            .offer_eeprom(device, image)
+            .map_err(BootTreeError::Broken)
+    }
+
+    fn withdraw_eeprom_update(&self, device: DeviceId) -> Result<(), BootTreeError> {
+        match self
+            .0
+            .withdraw_eeprom(device)
+            .map_err(BootTreeError::Broken)?
+        {
+            true => Ok(()),
+            false => Err(no_update(device)),
+        }
     }
 }

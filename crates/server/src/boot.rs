@@ -1,26 +1,25 @@
 //! Serves the boot tree: asks [`bugler_boot::plan`] and hands out what it decided.
 //!
 //! DHCP, TFTP and HTTP reach it through small adapters at their own sockets; what a client is
-//! given is decided here and in `bugler_boot`, nowhere else.
+//! given is decided here and in `bugler_boot`, nowhere else. What a loader is told is put together
+//! in [`crate::scripts`].
 
-use crate::clients::Clients;
+use crate::clients::{Clients, Expected};
 use crate::clock;
-use crate::timeline::{Recorder, Seen, session_for};
+use crate::diskless::Diskless;
+use crate::loaders::Loaders;
+use crate::timeline::{Recorder, Seen};
+use bugler_api::ServerKeys;
 use bugler_boot::{
-    AgentBoot, BootPlan, ClientFacts, Goal, Node, agent_script, local_script, parse_path, plan,
+    BootAction, BootPlan, ClientFacts, Goal, Node, Question, Verdict, is_expected_to_miss,
+    parse_path, plan, weigh,
 };
-use bugler_model::{Device, EventKind, Firmware, MacAddr, Outcome, Presence, Stage};
-use bugler_store::{Sighting, Store, TokenHash};
+use bugler_model::{Arch, Device, EventKind, MacAddr, OfferShape, Stage};
+use bugler_store::Store;
 use bytes::Bytes;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, RwLock};
-
-/// Loaders that must be there when the server starts.
-const LOADERS: [&str; 2] = ["undionly.kpxe", "snponly.efi"];
-
-/// A loader is a few hundred kilobytes; more than this is another file by the same name.
-const LARGEST_LOADER: u64 = 16 << 20;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 
 /// Why a path of the boot tree gives nothing.
 #[derive(Debug, thiserror::Error)]
@@ -31,6 +30,9 @@ pub(crate) enum TreeError {
     /// It should be there.
     #[error("{0}")]
     Broken(String),
+    /// It is being made: who asks again will get it.
+    #[error("{0}")]
+    Later(String),
 }
 
 /// What a path of the boot tree holds.
@@ -42,75 +44,163 @@ pub(crate) enum Content {
     File(PathBuf),
 }
 
+impl Content {
+    /// All of it.
+    async fn read(&self) -> Result<Bytes, TreeError> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes.clone()),
+            Self::File(path) => match tokio::fs::read(path).await {
+                Ok(bytes) => Ok(bytes.into()),
+                Err(error) => Err(TreeError::Broken(format!(
+                    "could not read {}: {error}",
+                    path.display()
+                ))),
+            },
+        }
+    }
+}
+
+/// Where the boot tree's files are.
+pub(crate) struct Places {
+    /// The boot loaders.
+    pub(crate) loaders: Loaders,
+    /// The boot environments: a folder for each architecture, in it one for each version.
+    pub(crate) bootenvs: PathBuf,
+    /// The operator's own files.
+    pub(crate) files: PathBuf,
+    /// Files for Raspberry Pis, the first that has one counts.
+    pub(crate) pi: Arc<Vec<bugler_pifiles::Source>>,
+    /// Boot loader updates that wait for Raspberry Pis: a folder for each device.
+    pub(crate) eeproms: PathBuf,
+    /// More kernel arguments for the boot environment.
+    pub(crate) cmdline: String,
+    /// The same for 64-bit Arm.
+    pub(crate) cmdline_arm64: String,
+    /// Machines that run from the network; `None` in tests that have none.
+    pub(crate) diskless: Option<Arc<Diskless>>,
+    /// The keys that images are signed by; `None` in tests that start no agent.
+    pub(crate) keys: Option<Arc<ServerKeys>>,
+}
+
+impl Places {
+    /// The public key that agents are started with.
+    pub(crate) fn key(&self) -> Option<String> {
+        Some(self.keys.as_ref()?.public().to_string())
+    }
+
+    /// More kernel arguments for the boot environment of this architecture.
+    pub(crate) fn cmdline(&self, arch: Arch) -> &str {
+        match arch {
+            Arch::Aarch64 => &self.cmdline_arm64,
+            _ => &self.cmdline,
+        }
+    }
+}
+
 /// The boot tree, and the memory of who asked for it.
 pub(crate) struct BootService {
-    store: Arc<dyn Store>,
-    recorder: Recorder,
-    clients: Clients,
-    loaders: Vec<(&'static str, Bytes)>,
-    bootenvs: PathBuf,
-    bootenv: RwLock<Option<String>>,
-    cmdline: String,
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) recorder: Recorder,
+    pub(crate) clients: Clients,
+    pub(crate) places: Places,
+    bootenvs: RwLock<Vec<(Arch, String)>>,
 }
 
 impl BootService {
-    /// Reads the loaders.
-    ///
-    /// # Errors
-    /// Where one is missing: machines could not be booted, so that is better known at the start.
-    pub(crate) fn new(
-        store: Arc<dyn Store>,
-        recorder: Recorder,
-        loaders: &Path,
-        bootenvs: PathBuf,
-        cmdline: String,
-    ) -> anyhow::Result<Self> {
-        let loaders = LOADERS
-            .into_iter()
-            .map(|name| Ok((name, read_loader(&loaders.join(name))?)))
-            .collect::<anyhow::Result<_>>()?;
-        Ok(Self {
+    pub(crate) fn new(store: Arc<dyn Store>, recorder: Recorder, places: Places) -> Self {
+        Self {
             store,
             recorder,
             clients: Clients::default(),
-            loaders,
-            bootenvs,
-            bootenv: RwLock::default(),
-            cmdline,
+            places,
+            bootenvs: RwLock::default(),
+        }
+    }
+
+    /// Sets the version of the boot environment that machines of this architecture get from now on.
+    pub(crate) fn set_bootenv(&self, arch: Arch, version: String) {
+        let mut known = self
+            .bootenvs
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        known.retain(|(other, _)| *other != arch);
+        known.push((arch, version));
+    }
+
+    /// The version of the boot environment that machines of this architecture get.
+    #[must_use]
+    pub(crate) fn bootenv(&self, arch: Arch) -> Option<String> {
+        let known = self.bootenvs.read().unwrap_or_else(PoisonError::into_inner);
+        known
+            .iter()
+            .find(|(other, _)| *other == arch)
+            .map(|(_, version)| version.clone())
+    }
+
+    /// The one place where the decision is asked for.
+    pub(crate) fn decide(
+        &self,
+        facts: &ClientFacts,
+        device: Option<&Device>,
+        from: Option<Ipv4Addr>,
+    ) -> BootPlan {
+        self.ask(facts, device, from, plan)
+    }
+
+    /// What becomes of each rule for a client.
+    pub(crate) fn weigh(
+        &self,
+        facts: &ClientFacts,
+        device: Option<&Device>,
+        from: Option<Ipv4Addr>,
+    ) -> Vec<Verdict> {
+        self.ask(facts, device, from, weigh)
+    }
+
+    fn ask<T>(
+        &self,
+        facts: &ClientFacts,
+        device: Option<&Device>,
+        from: Option<Ipv4Addr>,
+        answer: impl Fn(&Question<'_>) -> T,
+    ) -> T {
+        answer(&Question {
+            facts,
+            device,
+            policy: &self.store.boot_policy(),
+            from,
+            loaders: self.places.loaders.names(),
+            unanswered: self.clients.unanswered(facts.mac),
         })
     }
 
-    /// Sets the version of the boot environment that machines get from now on.
-    pub(crate) fn set_bootenv(&self, version: String) {
-        *self
-            .bootenv
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(version);
-    }
-
-    /// The version of the boot environment that machines get.
-    #[must_use]
-    pub(crate) fn bootenv(&self) -> Option<String> {
-        self.bootenv
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone()
-    }
-
-    /// Decides for a DHCP request, and puts it on the timeline. Does not wait.
-    pub(crate) fn advise(&self, facts: &ClientFacts, message: &'static str) -> BootPlan {
+    /// Decides for a DHCP request, and puts it on the timeline. `from` is an address of the network
+    /// that it asks from. Does not wait.
+    pub(crate) fn advise(
+        &self,
+        facts: &ClientFacts,
+        message: &'static str,
+        from: Ipv4Addr,
+    ) -> BootPlan {
         let device = self.store.find_client(facts.mac, facts.uuid);
-        let plan = plan(facts, device.as_deref());
+        let plan = self.decide(facts, device.as_deref(), Some(from));
         if facts.firmware.is_some() {
-            self.clients.learn(facts, clock::now());
+            let now = clock::now();
+            self.clients.learn(facts, plan.shape, message, now);
             self.recorder.see(Seen::Asked {
                 facts: facts.clone(),
                 message,
                 plan: plan.clone(),
-                at: clock::now(),
+                at: now,
             });
         }
         plan
+    }
+
+    /// The tags of the device that asks.
+    pub(crate) fn tags(&self, facts: &ClientFacts) -> Vec<String> {
+        let device = self.store.find_client(facts.mac, facts.uuid);
+        device.map(|device| device.tags.clone()).unwrap_or_default()
     }
 
     /// Whether `peer` may act for the interface `mac`.
@@ -138,18 +228,40 @@ impl BootService {
         });
     }
 
-    /// A path of the tree that needs no rendering.
-    fn open_static(&self, peer: IpAddr, path: &str) -> Result<Content, TreeError> {
-        let missing = || TreeError::NotFound(format!("the boot tree has no {path:?}"));
-        match parse_path(path).ok_or_else(missing)? {
+    /// A path of the tree; `host` is how the client calls the device plane of this server.
+    pub(crate) async fn open(
+        &self,
+        peer: IpAddr,
+        host: Option<&str>,
+        path: &str,
+    ) -> Result<Content, TreeError> {
+        let Some(node) = parse_path(path) else {
+            return self.pi_file(peer, host, path).await;
+        };
+        match node {
+            Node::Script {
+                dialect,
+                asker,
+                picked,
+            } => {
+                let script = self.script(peer, host, dialect, &asker, picked).await?;
+                Ok(Content::Bytes(script.into()))
+            }
             Node::Loader(name) => {
-                let (_, bytes) = self
-                    .loaders
-                    .iter()
-                    .find(|(known, _)| *known == name)
-                    .ok_or_else(missing)?;
+                let loader = self.places.loaders.get(name).ok_or_else(|| {
+                    TreeError::NotFound(format!(
+                        "the server does not have the loader {name}: install {}",
+                        bugler_boot::package_of(name)
+                    ))
+                })?;
                 self.fetching(peer, Stage::Loader);
-                Ok(Content::Bytes(bytes.clone()))
+                let Some((address, mac)) = host.and_then(|host| self.to_tell(peer, host, name))
+                else {
+                    return Ok(loader.clone());
+                };
+                let image = loader.read().await?;
+                let told = bugler_boot::told_where_to_ask(&image, address, mac);
+                Ok(Content::Bytes(told.map_or(image, Bytes::from)))
             }
             Node::Bootenv {
                 arch,
@@ -162,41 +274,94 @@ impl BootService {
                     Stage::Initramfs
                 };
                 self.fetching(peer, stage);
-                Ok(Content::File(
-                    self.bootenvs.join(arch).join(version).join(file),
-                ))
+                let folder = self.places.bootenvs.join(arch).join(version);
+                Ok(Content::File(folder.join(file)))
             }
-            // Rendered by `open`, the only caller.
-            Node::Script(_) => Err(missing()),
+            Node::Diskless {
+                arch,
+                version,
+                file,
+            } => {
+                let stage = if file == "vmlinuz" {
+                    Stage::Kernel
+                } else {
+                    Stage::Initramfs
+                };
+                self.fetching(peer, stage);
+                Ok(Content::File(self.diskless_file(&arch, &version, file)?))
+            }
+            Node::File(name) => {
+                let file = self.places.files.join(&name);
+                // Links are followed: the folder and what is in it are the operator's.
+                if !file.is_file() {
+                    return Err(TreeError::NotFound(format!(
+                        "there is no {name} in the folder of boot files, {}",
+                        self.places.files.display()
+                    )));
+                }
+                // An installer that runs already fetches files as well.
+                let expected = self.expected(peer);
+                if let Some(stage) = expected.and_then(|files| files.stage(&path_of(path))) {
+                    self.fetching(peer, stage);
+                }
+                Ok(Content::File(file))
+            }
         }
     }
 
-    /// A path of the tree; `host` is how the client calls the device plane of this server.
-    pub(crate) async fn open(
-        &self,
-        peer: IpAddr,
-        host: Option<&str>,
-        path: &str,
-    ) -> Result<Content, TreeError> {
-        match parse_path(path) {
-            Some(Node::Script(mac)) => {
-                let script = self.script(peer, host, mac).await?;
-                Ok(Content::Bytes(script.into_bytes().into()))
-            }
-            _ => self.open_static(peer, path),
+    /// What to tell GRUB where it is the first program, by which address this server is asked and for
+    /// which interface: by itself it asks who gave its address, which a proxy did not, and finds
+    /// nothing over HTTP. Behind shim it is left as it is signed.
+    fn to_tell(&self, peer: IpAddr, host: &str, name: &str) -> Option<(Ipv4Addr, MacAddr)> {
+        if !name.starts_with("grub") {
+            return None;
         }
+        let mac = self.clients.mac_of(peer)?;
+        let facts = self.clients.facts(mac)?;
+        let device = self.store.find_client(mac, facts.uuid);
+        let from = match peer.to_canonical() {
+            IpAddr::V4(from) => Some(from),
+            IpAddr::V6(_) => None,
+        };
+        let (BootAction::Tftp(first) | BootAction::Http(first)) =
+            self.decide(&facts, device.as_deref(), from).action
+        else {
+            return None;
+        };
+        let address = host.rsplit_once(':').map_or(host, |(address, _)| address);
+        let address = (first == name).then(|| address.parse().ok())??;
+        Some((address, mac))
     }
 
-    fn fetching(&self, peer: IpAddr, stage: Stage) {
+    fn boots_agent(&self, mac: MacAddr) -> bool {
+        let Some(facts) = self.clients.facts(mac) else {
+            return false;
+        };
+        let device = self.store.find_client(mac, facts.uuid);
+        self.decide(&facts, device.as_deref(), None).goal == Goal::Agent
+    }
+
+    fn expected(&self, peer: IpAddr) -> Option<Expected> {
+        self.clients.expected(self.clients.mac_of(peer)?)
+    }
+
+    pub(crate) fn fetching(&self, peer: IpAddr, stage: Stage) {
         let IpAddr::V4(address) = peer.to_canonical() else {
             return;
         };
         if let Some(mac) = self.clients.mac_of(peer) {
+            let at = clock::now();
+            // It took what it was offered: that is how this firmware is to be answered.
+            if let Some(shape) = self.clients.answered(mac)
+                && shape != OfferShape::Standard
+            {
+                self.recorder.see(Seen::Took { mac, shape, at });
+            }
             self.recorder.see(Seen::Fetching {
                 mac,
                 stage,
                 address,
-                at: clock::now(),
+                at,
             });
         }
     }
@@ -206,189 +371,36 @@ impl BootService {
         let Some(mac) = self.clients.mac_of(peer) else {
             return;
         };
+        let last = self
+            .clients
+            .expected(mac)
+            .is_some_and(|expected| expected.last == path_of(path));
         let stage = match parse_path(path) {
             Some(Node::Bootenv { file: "initrd", .. }) if complete => Some(Stage::Start),
+            Some(Node::File(_) | Node::Diskless { .. }) | None if complete && last => {
+                Some(Stage::Start)
+            }
+            None if is_expected_to_miss(path) => return,
             _ => None,
         };
+        let at = clock::now();
         self.recorder.see(Seen::Fetched {
             mac,
             stage,
             text,
-            at: clock::now(),
+            at,
         });
-    }
-
-    async fn script(
-        &self,
-        peer: IpAddr,
-        host: Option<&str>,
-        mac: MacAddr,
-    ) -> Result<String, TreeError> {
-        let broken = |error: bugler_store::StoreError| TreeError::Broken(clock::chain(&error));
-        if !self.clients.may_act_for(peer, mac) {
-            let text = format!("{peer} asked for the script of {mac}, which is not its interface");
-            self.note(EventKind::Boot, Some(mac), text.clone());
-            return Err(TreeError::NotFound(text));
+        if complete && last {
+            self.clients.expect(mac, None);
+            // An agent tells of itself.
+            if !self.boots_agent(mac) {
+                self.recorder.see(Seen::Started { mac, at });
+            }
         }
-        let now = clock::now();
-        // The path names the interface alone, which may be borrowed; DHCP told the machine's UUID.
-        let uuid = self.clients.facts(mac).and_then(|facts| facts.uuid);
-        let known = self.store.find_client(mac, uuid);
-        let facts = self.script_facts(mac, known.as_deref());
-        if let IpAddr::V4(address) = peer.to_canonical() {
-            self.clients.learn_address(address, mac);
-        }
-        let sighting = Sighting {
-            mac,
-            uuid: facts.uuid,
-            arch: facts.arch,
-            firmware: known.and_then(|d| d.firmware).or(facts.firmware),
-        };
-        let device = self
-            .store
-            .observe(sighting, now)
-            .await
-            .map_err(broken)?
-            .device;
-        let plan = plan(&facts, Some(&device));
-        let session = session_for(&*self.store, &device, facts.firmware, now)
-            .await
-            .map_err(broken)?;
-        let firmware = facts.firmware.unwrap_or(Firmware::IpxeBios);
-        if plan.goal != Goal::Agent {
-            self.store
-                .reach_stage(session, Stage::Local, now)
-                .await
-                .map_err(broken)?;
-            self.store
-                .end_session(session, Outcome::Local, now)
-                .await
-                .map_err(broken)?;
-            self.store
-                .set_presence(device.id, Presence::Local, now)
-                .await
-                .map_err(broken)?;
-            return Ok(local_script(firmware, &plan.why));
-        }
-        if let IpAddr::V4(address) = peer.to_canonical() {
-            self.recorder.see(Seen::Fetching {
-                mac,
-                stage: Stage::Script,
-                address,
-                at: now,
-            });
-        }
-        let host = host.filter(|host| safe_host(host)).ok_or_else(|| {
-            TreeError::Broken("the request did not say by which address it reached us".into())
-        })?;
-        let Some(bootenv) = self.bootenv() else {
-            let text = "no boot environment has been built yet; the machine asks again".to_owned();
-            self.note(EventKind::Boot, Some(mac), text);
-            return Ok(format!(
-                "#!ipxe\necho Bugler: the boot environment is still being built\nsleep 3\n\
-                 chain http://{host}/boot/ipxe/{mac}\n"
-            ));
-        };
-        let token = new_token();
-        let hash = TokenHash(*blake3::hash(token.as_bytes()).as_bytes());
-        self.store
-            .set_boot_token(session, hash)
-            .await
-            .map_err(broken)?;
-        Ok(agent_script(&AgentBoot {
-            label: &device.label(),
-            mac,
-            server: &format!("http://{host}"),
-            token: &token,
-            bootenv: &bootenv,
-            cmdline: &self.cmdline,
-        }))
-    }
-
-    /// Who fetches a script: iPXE, on the firmware that the client last told of.
-    fn script_facts(&self, mac: MacAddr, device: Option<&Device>) -> ClientFacts {
-        let heard = self.clients.facts(mac);
-        let uefi = heard
-            .as_ref()
-            .and_then(|facts| facts.firmware)
-            .or_else(|| device.and_then(|device| device.firmware))
-            .is_some_and(Firmware::is_uefi);
-        let arch = heard
-            .as_ref()
-            .and_then(|f| f.arch)
-            .or_else(|| device.and_then(|d| d.arch));
-        let firmware = if uefi {
-            Firmware::IpxeUefi
-        } else {
-            Firmware::IpxeBios
-        };
-        let default = if uefi {
-            bugler_model::Arch::X86_64
-        } else {
-            bugler_model::Arch::X86
-        };
-        let mut facts = ClientFacts::of_script_request(mac, firmware, arch.or(Some(default)));
-        facts.uuid = heard.and_then(|facts| facts.uuid);
-        facts
     }
 }
 
-/// A `Host` header that may stand in a script: a name or address and a port, nothing else.
-fn safe_host(host: &str) -> bool {
-    (1..=255).contains(&host.len())
-        && host
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
-}
-
-/// 32 random bytes in hex.
-pub(crate) fn new_token() -> String {
-    let mut bytes = [0; 32];
-    // The kernel's generator does not fail once the machine has booted.
-    getrandom::fill(&mut bytes).expect("the kernel gives random bytes");
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-fn read_loader(path: &Path) -> anyhow::Result<Bytes> {
-    let tell = |why: String| {
-        anyhow::anyhow!(
-            "the boot loader {} {why}: install Debian's package `ipxe`, or say in which folder the \
-             loaders are ([boot] loaders = \"...\" in the configuration file)",
-            path.display()
-        )
-    };
-    let meta =
-        std::fs::metadata(path).map_err(|error| tell(format!("cannot be read ({error})")))?;
-    if !meta.is_file() || meta.len() == 0 || meta.len() > LARGEST_LOADER {
-        return Err(tell(format!("is not a boot loader ({} bytes)", meta.len())));
-    }
-    let bytes = std::fs::read(path).map_err(|error| tell(format!("cannot be read ({error})")))?;
-    Ok(bytes.into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_missing_loader_says_which_and_what_to_do() {
-        let dir = tempfile::tempdir().unwrap();
-        let error = read_loader(&dir.path().join("snponly.efi"))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("snponly.efi") && error.contains("package `ipxe`"),
-            "{error}"
-        );
-        std::fs::write(dir.path().join("undionly.kpxe"), b"").unwrap();
-        assert!(read_loader(&dir.path().join("undionly.kpxe")).is_err());
-    }
-
-    #[test]
-    fn a_host_header_cannot_write_a_script() {
-        assert!(safe_host("10.0.0.1:8480") && safe_host("boot.lab") && safe_host("[fe80::1]:80"));
-        for bad in ["", "a b", "a\nshell", "${x}", "a/b", &"a".repeat(256)] {
-            assert!(!safe_host(bad), "{bad:?}");
-        }
-    }
+/// A path as it is written without a leading slash, and with slashes.
+fn path_of(path: &str) -> String {
+    path.replace('\\', "/").trim_start_matches('/').to_owned()
 }

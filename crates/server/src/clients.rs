@@ -3,7 +3,7 @@
 
 use crate::neighbours;
 use bugler_boot::ClientFacts;
-use bugler_model::{Firmware, MacAddr, Timestamp};
+use bugler_model::{Firmware, MacAddr, OfferShape, Stage, Timestamp};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,13 +16,49 @@ const MOST: usize = 16_384;
 /// How long iPXE goes on looking for an IPv6 router after it asked by DHCP, in milliseconds.
 const MOMENT_MS: i64 = 30_000;
 
+/// What is remembered of every client that asked to boot.
 #[derive(Default)]
 pub(crate) struct Clients(Mutex<Tables>);
 
 #[derive(Default)]
 struct Tables {
-    facts: HashMap<MacAddr, (ClientFacts, Timestamp)>,
+    heard: HashMap<MacAddr, Heard>,
+    /// The files that a client's script names; not every client that fetches one asked by DHCP.
+    expected: HashMap<MacAddr, Expected>,
     addresses: HashMap<Ipv4Addr, MacAddr>,
+}
+
+struct Heard {
+    facts: ClientFacts,
+    at: Timestamp,
+    /// The shape of what it was last answered.
+    shape: OfferShape,
+    /// How many times its ROM has asked for offers since it took something.
+    unanswered: u32,
+}
+
+/// The files of the boot tree that a script told a client to fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Expected {
+    /// The kernel.
+    pub(crate) kernel: String,
+    /// The initramfs files.
+    pub(crate) initrd: Vec<String>,
+    /// The one that it fetches last: then it has everything.
+    pub(crate) last: String,
+}
+
+impl Expected {
+    /// The stage that a boot reaches when this file is asked for.
+    pub(crate) fn stage(&self, path: &str) -> Option<Stage> {
+        if self.kernel == path {
+            return Some(Stage::Kernel);
+        }
+        self.initrd
+            .iter()
+            .any(|file| file == path)
+            .then_some(Stage::Initramfs)
+    }
 }
 
 impl Clients {
@@ -31,13 +67,61 @@ impl Clients {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps what a packet told.
-    pub(crate) fn learn(&self, facts: &ClientFacts, now: Timestamp) {
+    /// Keeps what a packet told, and the shape of what was answered.
+    pub(crate) fn learn(
+        &self,
+        facts: &ClientFacts,
+        shape: OfferShape,
+        message: &str,
+        now: Timestamp,
+    ) {
         let mut tables = self.tables();
-        if tables.facts.len() >= MOST {
-            tables.facts.clear();
+        if tables.heard.len() >= MOST {
+            tables.heard.clear();
         }
-        tables.facts.insert(facts.mac, (facts.clone(), now));
+        let before = tables.heard.remove(&facts.mac);
+        let unanswered = before.map_or(0, |heard| heard.unanswered);
+        let asks = facts.firmware.is_some_and(Firmware::is_rom) && message == "DISCOVER";
+        let heard = Heard {
+            facts: facts.clone(),
+            at: now,
+            shape,
+            unanswered: unanswered.saturating_add(u32::from(asks)),
+        };
+        tables.heard.insert(facts.mac, heard);
+    }
+
+    /// How many times its ROM has asked for offers since it took something.
+    pub(crate) fn unanswered(&self, mac: MacAddr) -> u32 {
+        self.tables()
+            .heard
+            .get(&mac)
+            .map_or(0, |heard| heard.unanswered)
+    }
+
+    /// It took what it was offered; the shape of that, when it had asked before.
+    pub(crate) fn answered(&self, mac: MacAddr) -> Option<OfferShape> {
+        let mut tables = self.tables();
+        let heard = tables.heard.get_mut(&mac)?;
+        let asked = std::mem::take(&mut heard.unanswered);
+        (asked > 0).then_some(heard.shape)
+    }
+
+    /// Keeps which files its script names.
+    pub(crate) fn expect(&self, mac: MacAddr, expected: Option<Expected>) {
+        let mut tables = self.tables();
+        if tables.expected.len() >= MOST {
+            tables.expected.clear();
+        }
+        match expected {
+            Some(expected) => tables.expected.insert(mac, expected),
+            None => tables.expected.remove(&mac),
+        };
+    }
+
+    /// The files that its script names.
+    pub(crate) fn expected(&self, mac: MacAddr) -> Option<Expected> {
+        self.tables().expected.get(&mac).cloned()
     }
 
     /// Keeps which client uses an address.
@@ -52,15 +136,16 @@ impl Clients {
     /// What the client last told.
     pub(crate) fn facts(&self, mac: MacAddr) -> Option<ClientFacts> {
         self.tables()
-            .facts
+            .heard
             .get(&mac)
-            .map(|(facts, _)| facts.clone())
+            .map(|heard| heard.facts.clone())
     }
 
     /// Whether iPXE asked by DHCP from this interface a moment ago.
     pub(crate) fn is_ipxe_now(&self, mac: MacAddr, now: Timestamp) -> bool {
-        self.tables().facts.get(&mac).is_some_and(|(facts, heard)| {
-            facts.firmware.is_some_and(Firmware::is_ipxe) && now.millis_since(*heard) < MOMENT_MS
+        self.tables().heard.get(&mac).is_some_and(|heard| {
+            heard.facts.firmware.is_some_and(Firmware::is_ipxe)
+                && now.millis_since(heard.at) < MOMENT_MS
         })
     }
 
@@ -91,13 +176,55 @@ mod tests {
         ClientFacts::of_script_request(MacAddr([2, 0, a, b, c, d]), Firmware::BiosPxe, None)
     }
 
+    fn learn(clients: &Clients, facts: &ClientFacts) {
+        clients.learn(facts, OfferShape::Direct, "DISCOVER", Timestamp(0));
+    }
+
+    #[test]
+    fn a_rom_that_asks_and_asks_is_counted_until_it_takes_something() {
+        let clients = Clients::default();
+        let rom = facts(1);
+        for _ in 0..3 {
+            learn(&clients, &rom);
+        }
+        assert_eq!(clients.unanswered(rom.mac), 3);
+        assert_eq!(clients.answered(rom.mac), Some(OfferShape::Direct));
+        assert_eq!(
+            (clients.unanswered(rom.mac), clients.answered(rom.mac)),
+            (0, None)
+        );
+        // A loader that asks again is no ROM that was not answered.
+        let mut ipxe = facts(2);
+        ipxe.firmware = Some(Firmware::IpxeBios);
+        learn(&clients, &ipxe);
+        assert_eq!(clients.unanswered(ipxe.mac), 0);
+    }
+
+    #[test]
+    fn what_a_client_is_to_fetch_is_kept_while_it_asks_on() {
+        let clients = Clients::default();
+        let expected = Expected {
+            kernel: "files/linux".into(),
+            initrd: vec!["files/a".into(), "files/b".into()],
+            last: "files/b".into(),
+        };
+        assert_eq!(expected.stage("files/linux"), Some(Stage::Kernel));
+        assert_eq!(expected.stage("files/a"), Some(Stage::Initramfs));
+        assert_eq!(expected.stage("files/preseed.cfg"), None);
+        clients.expect(facts(1).mac, Some(expected.clone()));
+        learn(&clients, &facts(1));
+        assert_eq!(clients.expected(facts(1).mac), Some(expected));
+        clients.expect(facts(1).mac, None);
+        assert_eq!(clients.expected(facts(1).mac), None);
+    }
+
     #[test]
     fn ipxe_is_ipxe_for_a_moment_and_an_operating_system_never() {
         let clients = Clients::default();
         let mut ipxe = facts(1);
         ipxe.firmware = Some(Firmware::IpxeBios);
-        clients.learn(&ipxe, Timestamp(0));
-        clients.learn(&facts(2), Timestamp(0));
+        learn(&clients, &ipxe);
+        learn(&clients, &facts(2));
         assert!(clients.is_ipxe_now(ipxe.mac, Timestamp(5_000)));
         assert!(!clients.is_ipxe_now(ipxe.mac, Timestamp(60_000)));
         assert!(!clients.is_ipxe_now(facts(2).mac, Timestamp(0)));
@@ -108,11 +235,18 @@ mod tests {
     fn somebody_who_invents_addresses_does_not_fill_the_memory() {
         let clients = Clients::default();
         for n in 0..3 * MOST as u32 {
-            clients.learn(&facts(n), Timestamp(0));
+            learn(&clients, &facts(n));
             clients.learn_address(Ipv4Addr::from(n), facts(n).mac);
+            let expected = Expected {
+                kernel: String::new(),
+                initrd: vec![],
+                last: String::new(),
+            };
+            clients.expect(facts(n).mac, Some(expected));
         }
         let tables = clients.tables();
-        assert!(tables.facts.len() <= MOST && tables.addresses.len() <= MOST);
+        assert!(tables.heard.len() <= MOST && tables.expected.len() <= MOST);
+        assert!(tables.addresses.len() <= MOST);
         drop(tables);
         assert!(clients.facts(facts(3 * MOST as u32 - 1).mac).is_some());
     }

@@ -1,11 +1,22 @@
 //! The configuration: a TOML file, then the command line over it.
 
-use bugler_model::MacAddr;
+mod deploy;
+mod diskless;
+mod images;
+mod interface;
+mod power;
+mod subnet;
+
+pub use deploy::Deploy;
+pub use diskless::Diskless;
+pub use images::Images;
+pub use interface::{DhcpMode, DhcpOption, Interface, Pool, Reservation};
+pub use power::Power;
+pub use subnet::{Network, Subnet, Tagged};
+
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use uuid::Uuid;
 
 /// Where machines reach the device plane unless told otherwise.
 pub const DEVICE_PORT: u16 = 8480;
@@ -58,10 +69,22 @@ pub struct Config {
     pub interfaces: Vec<Interface>,
     /// What machines are given to boot.
     pub boot: Boot,
+    /// What deploys and captures may take.
+    pub deploy: Deploy,
+    /// How machines run without a disk.
+    pub diskless: Diskless,
+    /// How images are looked after.
+    pub images: Images,
+    /// How machines are switched.
+    pub power: Power,
     /// The TFTP server.
     pub tftp: Tftp,
     /// The boot environment that is built on first start.
     pub bootenv: Bootenv,
+    /// The same for 64-bit Arm. It is built where an agent for it is there.
+    pub bootenv_arm64: Bootenv,
+    /// Where Raspberry Pis get the files that are not made for them.
+    pub raspberry_pi: RaspberryPi,
 }
 
 impl Default for Config {
@@ -74,176 +97,33 @@ impl Default for Config {
             operator_names: vec![],
             interfaces: vec![],
             boot: Boot::default(),
+            deploy: Deploy::default(),
+            diskless: Diskless::default(),
+            images: Images::default(),
+            power: Power::default(),
             tftp: Tftp::default(),
             bootenv: Bootenv::default(),
+            bootenv_arm64: Bootenv::default(),
+            raspberry_pi: RaspberryPi::default(),
         }
     }
-}
-
-/// One interface and its network.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Interface {
-    /// Kernel name, for example `eth1`.
-    pub name: String,
-    /// What to do about DHCP.
-    pub dhcp: DhcpMode,
-    /// Addresses to give out.
-    pub pools: Vec<Pool>,
-    /// The router to hand out. Default: none.
-    pub router: Option<Ipv4Addr>,
-    /// Name servers to hand out.
-    pub dns: Vec<Ipv4Addr>,
-    /// Domain name to hand out.
-    pub domain: Option<String>,
-    /// Time servers to hand out.
-    pub ntp: Vec<Ipv4Addr>,
-    /// Any other option, by number.
-    #[serde(rename = "option")]
-    pub options: Vec<DhcpOption>,
-    /// Lease time of an operating system or the agent, in seconds (60 to 31,536,000).
-    pub lease: Option<u32>,
-    /// Lease time in the PXE phase, in seconds (30 to 3,600).
-    pub boot_lease: Option<u32>,
-    /// Addresses that belong to one machine.
-    #[serde(rename = "reservation")]
-    pub reservations: Vec<Reservation>,
-}
-
-/// What to do about DHCP on an interface.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum DhcpMode {
-    /// Look for another server, then pick; addresses only with a pool.
-    #[default]
-    Auto,
-    /// Be the DHCP server.
-    Full,
-    /// Leave addresses to another server.
-    Proxy,
-    /// Say nothing.
-    Off,
-}
-
-/// A run of addresses, both ends included, written `10.0.0.100-10.0.0.200`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Pool {
-    /// The first address.
-    pub first: Ipv4Addr,
-    /// The last address.
-    pub last: Ipv4Addr,
-}
-
-impl FromStr for Pool {
-    type Err = ConfigError;
-
-    fn from_str(text: &str) -> Result<Self, ConfigError> {
-        let wrong = |why: &str| {
-            ConfigError::Wrong(format!(
-                "the pool {text:?} {why}; write it as first-last, for example 10.0.0.100-10.0.0.200"
-            ))
-        };
-        let (first, last) = text.split_once('-').ok_or_else(|| wrong("has no '-'"))?;
-        let address = |part: &str| {
-            part.trim()
-                .parse::<Ipv4Addr>()
-                .map_err(|_| wrong("has an end that is not an IPv4 address"))
-        };
-        let pool = Self {
-            first: address(first)?,
-            last: address(last)?,
-        };
-        if pool.first > pool.last {
-            return Err(wrong("ends before it begins"));
-        }
-        Ok(pool)
-    }
-}
-
-impl<'de> Deserialize<'de> for Pool {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
-
-/// A DHCP option by number, with exactly one kind of value.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DhcpOption {
-    /// Its number, 1 to 254.
-    pub code: u8,
-    /// Its value as text.
-    pub text: Option<String>,
-    /// Its value as addresses.
-    pub addresses: Option<Vec<Ipv4Addr>>,
-    /// Its value as hexadecimal bytes.
-    pub hex: Option<String>,
-}
-
-impl DhcpOption {
-    /// The bytes that go into the packet.
-    ///
-    /// # Errors
-    /// Where there is not exactly one value, it is longer than 255 bytes, or the option is one
-    /// that the server itself answers for.
-    pub fn bytes(&self) -> Result<Vec<u8>, ConfigError> {
-        let code = self.code;
-        let wrong = |why: &str| ConfigError::Wrong(format!("DHCP option {code}: {why}"));
-        // Those that the protocol itself fills in (RFC 2132 sections 9.1 to 9.14, RFC 3046).
-        if matches!(code, 0 | 50..=54 | 56..=61 | 82 | 255) {
-            return Err(wrong("the server fills in this one itself"));
-        }
-        let bytes = match (&self.text, &self.addresses, &self.hex) {
-            (Some(text), None, None) => text.clone().into_bytes(),
-            (None, Some(addresses), None) => addresses.iter().flat_map(Ipv4Addr::octets).collect(),
-            (None, None, Some(hex)) => {
-                unhex(hex).ok_or_else(|| wrong("its hex is not pairs of hex digits"))?
-            }
-            _ => return Err(wrong("give exactly one of text, addresses and hex")),
-        };
-        if bytes.is_empty() || bytes.len() > 255 {
-            return Err(wrong("its value must have 1 to 255 bytes"));
-        }
-        Ok(bytes)
-    }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digits: Vec<u8> = text
-        .bytes()
-        .filter(|b| !b" :".contains(b))
-        .map(|b| (b as char).to_digit(16).map(|d| d as u8))
-        .collect::<Option<_>>()?;
-    digits
-        .len()
-        .is_multiple_of(2)
-        .then(|| digits.chunks_exact(2).map(|p| p[0] << 4 | p[1]).collect())
-}
-
-/// An address that belongs to one machine.
-#[derive(Clone, Debug, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Reservation {
-    /// The machine, by MAC address.
-    pub mac: Option<MacAddr>,
-    /// The machine, by UUID.
-    pub uuid: Option<Uuid>,
-    /// Its address.
-    pub address: Ipv4Addr,
-    /// The host name that it is told.
-    pub hostname: Option<String>,
 }
 
 /// What machines are given to boot.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Boot {
-    /// The folder with undionly.kpxe and snponly.efi.
+    /// The folder with undionly.kpxe and snponly.efi. What else it has of the boot loaders goes before
+    /// what Debian's packages have.
     pub loaders: PathBuf,
+    /// The folder of files that profiles boot, served under `/boot/files/`. Default: `files` in the
+    /// state directory.
+    pub files: Option<PathBuf>,
     /// More kernel arguments for the boot environment.
     pub cmdline: String,
+    /// The same for 64-bit Arm, where a serial console has another name on every board, and the kernel
+    /// takes the one that the firmware tells of when no console is named.
+    pub cmdline_arm64: String,
 }
 
 impl Default for Boot {
@@ -251,9 +131,25 @@ impl Default for Boot {
         Self {
             // Where Debian's package `ipxe` puts them.
             loaders: "/usr/lib/ipxe".into(),
+            files: None,
             cmdline: "console=tty0 console=ttyS0,115200 quiet".into(),
+            cmdline_arm64: "quiet".into(),
         }
     }
+}
+
+/// Where Raspberry Pis get the files that are not made for them: the boot loader's stages
+/// (`bootcode.bin`, `start4.elf`, ...), overlays, a `config.txt` to add to. The first place that has
+/// a file counts; last comes `/usr/lib/raspi-firmware`, where Debian's package is installed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RaspberryPi {
+    /// A folder that is laid out as a boot partition is. Default: `pi` in the folder of boot files.
+    pub folder: Option<PathBuf>,
+    /// A folder into which Debian's packages raspi-firmware and linux-image-...-arm64 were unpacked.
+    pub debian: Option<PathBuf>,
+    /// An image whose boot partition has the files, by its name.
+    pub image: Option<String>,
 }
 
 /// The TFTP server.
@@ -262,11 +158,17 @@ impl Default for Boot {
 pub struct Tftp {
     /// Whether it runs.
     pub enabled: bool,
+    /// Whether all answers come from port 69, for clients behind NAT or a firewall that lets nothing
+    /// else through. Costs a little speed.
+    pub single_port: bool,
 }
 
 impl Default for Tftp {
     fn default() -> Self {
-        Self { enabled: true }
+        Self {
+            enabled: true,
+            single_port: false,
+        }
     }
 }
 
@@ -304,6 +206,13 @@ impl Config {
         })
     }
 
+    /// The folder of files that profiles boot.
+    #[must_use]
+    pub fn boot_files(&self) -> PathBuf {
+        let own = || self.state_dir.join("files");
+        self.boot.files.clone().unwrap_or_else(own)
+    }
+
     /// Checks what one value alone does not show.
     ///
     /// # Errors
@@ -327,50 +236,18 @@ impl Config {
                 self.device_listen
             ));
         }
+        self.deploy.limits()?;
+        self.images.verify_rate()?;
+        self.power.every()?;
         for (i, interface) in self.interfaces.iter().enumerate() {
             let name = &interface.name;
-            if name.is_empty() || name.len() > 15 || name.contains('/') {
+            if !interface::is_interface_name(name) {
                 return wrong(format!("{name:?} is not an interface name"));
             }
             if self.interfaces[..i].iter().any(|other| &other.name == name) {
                 return wrong(format!("the interface {name} is there twice"));
             }
-            if interface.dhcp == DhcpMode::Full
-                && interface.pools.is_empty()
-                && interface.reservations.is_empty()
-            {
-                return wrong(format!(
-                    "full DHCP on {name} has no addresses to give out: say which with --pool \
-                     first-last, or with reservations"
-                ));
-            }
-            for option in &interface.options {
-                option.bytes()?;
-            }
-            for reservation in &interface.reservations {
-                if reservation.mac.is_none() && reservation.uuid.is_none() {
-                    return wrong(format!(
-                        "the reservation of {} on {name} needs a mac or a uuid",
-                        reservation.address
-                    ));
-                }
-            }
-            if interface
-                .lease
-                .is_some_and(|s| !(60..=31_536_000).contains(&s))
-            {
-                return wrong(format!(
-                    "the lease time on {name} must be 60 to 31536000 seconds"
-                ));
-            }
-            if interface
-                .boot_lease
-                .is_some_and(|s| !(30..=3600).contains(&s))
-            {
-                return wrong(format!(
-                    "the boot lease time on {name} must be 30 to 3600 seconds"
-                ));
-            }
+            interface.check()?;
         }
         Ok(())
     }
@@ -430,46 +307,5 @@ mod tests {
         );
         config.operator_without_login = true;
         config.check().unwrap();
-    }
-
-    #[test]
-    fn pools_are_read_or_refused_with_the_reason() {
-        let pool: Pool = "10.0.0.1 - 10.0.0.9".parse().unwrap();
-        assert_eq!(
-            (pool.first, pool.last),
-            ([10, 0, 0, 1].into(), [10, 0, 0, 9].into())
-        );
-        for (text, why) in [
-            ("10.0.0.1", "no '-'"),
-            ("10.0.0.9-10.0.0.1", "before it begins"),
-            ("a-b", "IPv4"),
-        ] {
-            assert!(
-                text.parse::<Pool>().unwrap_err().to_string().contains(why),
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn an_option_has_one_value_and_is_not_the_protocols_own() {
-        let option = |code, text: Option<&str>, hex: Option<&str>| {
-            DhcpOption {
-                code,
-                text: text.map(Into::into),
-                addresses: None,
-                hex: hex.map(Into::into),
-            }
-            .bytes()
-        };
-        assert_eq!(
-            option(43, None, Some("06 01 08 ff")).unwrap(),
-            [6, 1, 8, 0xff]
-        );
-        assert_eq!(option(17, Some("/srv"), None).unwrap(), b"/srv");
-        assert!(option(53, Some("x"), None).is_err());
-        assert!(option(43, Some("x"), Some("00")).is_err());
-        assert!(option(43, None, Some("0")).is_err());
-        assert!(option(43, None, Some("0g")).is_err());
     }
 }

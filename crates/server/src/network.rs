@@ -1,24 +1,44 @@
-//! Starts and stops the services that answer machines: DHCP and TFTP, on each interface.
+//! The services that answer machines: DHCP, TFTP and the answer to iPXE's wait for IPv6, on each
+//! interface, and NAT for networks that have no other way out.
+//!
+//! ```text
+//!  kernel: links, addresses                   +--> Port eth1: DHCP, TFTP, NDP
+//!            |                                |
+//!            v         something changed      |
+//!         Changes ----------------------> supervise --> Port eth2: ...
+//!                                             |
+//!                                             +--> Nat
+//! ```
+//!
+//! An interface is served while it is up and has an address. When its address changes its DHCP
+//! server starts again with the new one; when it goes away its services end, and start again when it
+//! comes back.
 
-use crate::adapters::{DhcpPlug, LeasePlug, NdpPlug, TftpPlug};
+mod port;
+
 use crate::boot::BootService;
-use crate::config::{Config, DhcpMode, Interface};
-use anyhow::{Context, Result};
-use bugler_dhcp::{CustomOption, Policy, Subnet};
-use bugler_model::Lease;
+use crate::config::Config;
+use crate::nat::{self, Nat};
+use anyhow::{Result, bail};
+use bugler_dhcp::Changes;
+use bugler_model::EventKind;
 use bugler_store::Store;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use port::Port;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-/// Where TFTP servers listen (RFC 1350 section 4).
-const TFTP_PORT: u16 = 69;
+/// After a change more of them follow: an address goes before its successor comes.
+const SETTLE: Duration = Duration::from_millis(300);
+
+/// How often interfaces are looked at without news of them. What could not start is tried again.
+const LOOK: Duration = Duration::from_secs(10);
 
 /// The services that answer machines.
 pub(crate) struct Network {
-    dhcp: Vec<bugler_dhcp::Handle>,
-    tftp: Option<bugler_tftp::Handle>,
-    ndp: Vec<bugler_ndp::Handle>,
+    stop: CancellationToken,
+    task: Option<JoinHandle<()>>,
 }
 
 /// Lines for people: what listens where, in which mode.
@@ -32,7 +52,21 @@ pub(crate) fn tell(services: &Services, line: String) {
         .push(line);
 }
 
+/// Takes away the lines about an interface, those that DHCP told as well.
+fn forget(services: &Services, interface: &str) {
+    let ours = format!("{interface}:");
+    // The sentences about a mode say first what was found on an interface.
+    let of_dhcp = [':', ','].map(|mark| format!(" on {interface}{mark}"));
+    let about =
+        |line: &String| line.starts_with(&ours) || of_dhcp.iter().any(|words| line.contains(words));
+    services
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .retain(|line| !about(line));
+}
+
 /// What the services are plugged into.
+#[derive(Clone)]
 pub(crate) struct Parts {
     /// The port of the device plane.
     pub(crate) http_port: u16,
@@ -41,167 +75,166 @@ pub(crate) struct Parts {
     pub(crate) services: Services,
 }
 
+impl Parts {
+    /// Tells people: in the log and among the events.
+    fn say(&self, text: String) {
+        tracing::info!("{text}");
+        self.boot.note(EventKind::Server, None, text);
+    }
+}
+
 /// Starts them.
+///
+/// # Errors
+/// Where an interface cannot be served, but for one that may be waited for; or NAT not set up.
 pub(crate) async fn start(config: &Config, parts: &Parts) -> Result<Network> {
-    let mut network = Network {
-        dhcp: vec![],
-        tftp: None,
-        ndp: vec![],
+    // Before the interfaces are looked at, so that no change is missed.
+    let changes = Changes::watch()?;
+    let mut ports: Vec<Port> = config
+        .interfaces
+        .iter()
+        .map(|interface| Port::new(interface.clone(), config.tftp))
+        .collect();
+    // First of all: a missing interface is not the failure of a service on another.
+    for port in &mut ports {
+        port.find().await?;
+    }
+    for port in &mut ports {
+        if let Err(error) = port.start(parts).await {
+            stop_all(&mut ports).await;
+            return Err(error);
+        }
+    }
+    let nat = match start_nat(&ports) {
+        Ok(nat) => nat,
+        Err(error) => {
+            stop_all(&mut ports).await;
+            return Err(error);
+        }
     };
-    if config.tftp.enabled && !config.interfaces.is_empty() {
-        network.tftp = Some(start_tftp(config, parts)?);
-        let names: Vec<&str> = config.interfaces.iter().map(|i| i.name.as_str()).collect();
-        tell(
-            &parts.services,
-            format!("TFTP on {}, port {TFTP_PORT}", names.join(", ")),
-        );
-    }
-    let leases = parts
-        .store
-        .leases()
-        .await
-        .context("could not read the leases")?;
-    for interface in &config.interfaces {
-        let policy = match interface.dhcp {
-            DhcpMode::Off => {
-                tell(&parts.services, format!("{}: DHCP off", interface.name));
-                continue;
-            }
-            DhcpMode::Auto => Policy::Auto,
-            DhcpMode::Full => Policy::Full,
-            DhcpMode::Proxy => Policy::Proxy,
-        };
-        let link = bugler_dhcp::Interface::find(&interface.name).await?;
-        let dhcp = start_dhcp(interface, &link, policy, leases.clone(), parts)
-            .with_context(|| format!("could not start DHCP on {}", interface.name))?;
-        network.dhcp.push(dhcp);
-        network.ndp.extend(start_ndp(&link, &parts.boot));
-        tell(
-            &parts.services,
-            format!("{}: DHCP {}", interface.name, word(policy)),
-        );
-    }
-    Ok(network)
+    let stop = CancellationToken::new();
+    let supervisor = Supervisor {
+        ports,
+        nat,
+        parts: parts.clone(),
+        nat_failed: None,
+    };
+    Ok(Network {
+        stop: stop.clone(),
+        task: Some(tokio::spawn(supervisor.run(changes, stop))),
+    })
 }
 
 impl Network {
     /// Stops them, and waits until they have.
-    pub(crate) async fn stop(self) {
-        for handle in self.dhcp {
-            handle.stop().await;
+    pub(crate) async fn stop(mut self) {
+        self.stop.cancel();
+        if let Some(task) = self.task.take() {
+            // An error is a panic of the task, which tokio has reported; it is over in either case.
+            let _ = task.await;
         }
-        if let Some(tftp) = self.tftp
-            && let Ok(Err(error)) = tokio::task::spawn_blocking(move || tftp.stop()).await
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn stop_all(ports: &mut [Port]) {
+    for port in ports {
+        port.stop().await;
+    }
+}
+
+fn start_nat(ports: &[Port]) -> Result<Nat> {
+    let mut nat = Nat::new();
+    for port in ports {
+        if let Some(outside) = &port.config().nat
+            && !port.config().wait
+            && !nat::is_there(outside)
         {
-            tracing::error!("TFTP had ended before: {}", crate::clock::chain(&error));
+            bail!(
+                "there is no network interface {outside}, through which machines on {} were to reach \
+                 other networks: `ip link` lists those that there are",
+                port.config().name
+            );
         }
     }
+    nat.apply(&rules(ports))?;
+    Ok(nat)
 }
 
-fn word(policy: Policy) -> &'static str {
-    match policy {
-        Policy::Auto => "auto",
-        Policy::Full => "full",
-        Policy::Proxy => "proxy",
+/// What NAT is to do now.
+fn rules(ports: &[Port]) -> Vec<nat::Rule> {
+    ports.iter().filter_map(Port::nat).collect()
+}
+
+struct Supervisor {
+    ports: Vec<Port>,
+    nat: Nat,
+    parts: Parts,
+    /// Why NAT does not do what it should, as it was said.
+    nat_failed: Option<String>,
+}
+
+impl Supervisor {
+    async fn run(mut self, mut changes: Changes, stop: CancellationToken) {
+        loop {
+            let subscribed = tokio::select! {
+                () = stop.cancelled() => break,
+                subscribed = changes.next() => subscribed,
+                () = tokio::time::sleep(LOOK) => true,
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(SETTLE) => {}
+            }
+            if !subscribed && let Ok(again) = Changes::watch() {
+                changes = again;
+            }
+            self.look().await;
+        }
+        stop_all(&mut self.ports).await;
+    }
+
+    /// Brings the services in line with the interfaces as they are now.
+    async fn look(&mut self) {
+        for port in &mut self.ports {
+            port.look(&self.parts).await;
+        }
+        let rules = rules(&self.ports);
+        // It runs a program, for some milliseconds.
+        let failed = tokio::task::block_in_place(|| self.nat.apply(&rules))
+            .err()
+            .map(|error| format!("machines have no way out: {error:#}"));
+        if let Some(text) = &failed
+            && failed != self.nat_failed
+        {
+            self.parts.say(text.clone());
+        }
+        self.nat_failed = failed;
     }
 }
 
-fn start_tftp(config: &Config, parts: &Parts) -> Result<bugler_tftp::Handle> {
-    let listen = config
-        .interfaces
-        .iter()
-        .map(|interface| bugler_tftp::Listen {
-            address: SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, TFTP_PORT),
-            interface: Some(interface.name.clone()),
-        })
-        .collect();
-    let plug = Arc::new(TftpPlug {
-        boot: parts.boot.clone(),
-        runtime: tokio::runtime::Handle::current(),
-        http_port: parts.http_port,
-    });
-    let config = bugler_tftp::Config {
-        listen,
-        ..bugler_tftp::Config::default()
-    };
-    bugler_tftp::Server::start(config, plug.clone(), plug).context("could not start TFTP")
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn start_dhcp(
-    interface: &Interface,
-    link: &bugler_dhcp::Interface,
-    policy: Policy,
-    leases: Vec<Lease>,
-    parts: &Parts,
-) -> Result<bugler_dhcp::Handle> {
-    let mut subnet = Subnet::new(link.network);
-    subnet.pools = interface
-        .pools
-        .iter()
-        .map(|pool| bugler_dhcp::Pool {
-            first: pool.first,
-            last: pool.last,
-        })
-        .collect();
-    subnet.reservations = interface
-        .reservations
-        .iter()
-        .map(|reservation| bugler_dhcp::Reservation {
-            mac: reservation.mac,
-            uuid: reservation.uuid,
-            address: reservation.address,
-            hostname: reservation.hostname.clone(),
-        })
-        .collect();
-    subnet.router = interface.router;
-    subnet.dns.clone_from(&interface.dns);
-    subnet.domain.clone_from(&interface.domain);
-    subnet.ntp.clone_from(&interface.ntp);
-    subnet.options = interface
-        .options
-        .iter()
-        .map(|option| {
-            Ok(CustomOption {
-                code: option.code,
-                value: option.bytes()?,
-                always: true,
-            })
-        })
-        .collect::<Result<_>>()?;
-    subnet.lease = seconds(interface.lease, bugler_dhcp::DEFAULT_LEASE);
-    subnet.boot_lease = seconds(interface.boot_lease, bugler_dhcp::DEFAULT_BOOT_LEASE);
-    let config = bugler_dhcp::Config {
-        interface: link.clone(),
-        policy,
-        subnets: vec![subnet],
-        http_port: parts.http_port,
-        leases,
-    };
-    let plug = Arc::new(DhcpPlug {
-        boot: parts.boot.clone(),
-        services: parts.services.clone(),
-    });
-    let log = Arc::new(LeasePlug {
-        store: parts.store.clone(),
-        boot: parts.boot.clone(),
-    });
-    Ok(bugler_dhcp::Server::start(config, plug.clone(), log, plug)?)
-}
-
-/// Spares boot loaders the wait for an IPv6 router. A host without IPv6 goes without.
-fn start_ndp(link: &bugler_dhcp::Interface, boot: &Arc<BootService>) -> Option<bugler_ndp::Handle> {
-    let plug = Arc::new(NdpPlug(boot.clone()));
-    bugler_ndp::Server::start(&link.name, link.index, plug)
-        .inspect_err(|error| {
-            tracing::info!(
-                "iPXE will wait 17 s for an IPv6 router on {}, unless there is one: {}",
-                link.name,
-                crate::clock::chain(error)
-            );
-        })
-        .ok()
-}
-
-fn seconds(told: Option<u32>, otherwise: Duration) -> Duration {
-    told.map_or(otherwise, |seconds| Duration::from_secs(seconds.into()))
+    #[test]
+    fn lines_about_an_interface_are_taken_away() {
+        let lines = [
+            "device plane: HTTP on 0.0.0.0:8480",
+            "eth1: DHCP auto",
+            "no other DHCP server answered on eth1: addresses are given out from the pool",
+            "the DHCP server 10.0.0.9 (it offered 10.0.0.33) gives out addresses on eth1: it is left",
+            "eth10: DHCP auto",
+            "no DHCP server answered on eth2, and no pool was told: nobody asks eth1",
+        ];
+        let services: Services = Arc::new(Mutex::new(lines.map(str::to_owned).to_vec()));
+        forget(&services, "eth1");
+        let left = services.lock().unwrap().clone();
+        assert_eq!(left, [lines[0], lines[4], lines[5]]);
+    }
 }

@@ -11,10 +11,10 @@
 //! answer (a lease, a token, a task) does not go this way.
 
 use crate::clock;
-use bugler_boot::{BootAction, BootPlan, ClientFacts, Goal};
+use bugler_boot::{BootAction, BootPlan, ClientFacts, Goal, MOST_TRIES, goes_round};
 use bugler_model::{
-    BootSession, Device, EventKind, Firmware, MacAddr, NewEvent, Outcome, Presence, SessionId,
-    Stage, Timestamp,
+    Arch, BootSession, Device, EfiStart, EventKind, Firmware, MacAddr, NewEvent, OfferShape,
+    Outcome, Presence, Quirks, SessionId, Stage, Timestamp,
 };
 use bugler_store::{Sighting, Store, StoreError};
 use std::net::Ipv4Addr;
@@ -51,6 +51,14 @@ pub(crate) enum Seen {
         text: String,
         at: Timestamp,
     },
+    /// A ROM took an offer of this shape, after the ordinary one did not help.
+    Took {
+        mac: MacAddr,
+        shape: OfferShape,
+        at: Timestamp,
+    },
+    /// A client has everything that its profile boots.
+    Started { mac: MacAddr, at: Timestamp },
     /// Something without a device, or only with a MAC address.
     Note {
         kind: EventKind,
@@ -95,6 +103,14 @@ impl Timeline {
         }
     }
 
+    /// Writes what waits, for tests.
+    #[cfg(test)]
+    pub(crate) async fn write_waiting(&mut self) {
+        while let Ok(seen) = self.queue.try_recv() {
+            self.write(seen).await.unwrap();
+        }
+    }
+
     async fn write(&self, seen: Seen) -> Result<(), StoreError> {
         match seen {
             Seen::Asked {
@@ -131,6 +147,8 @@ impl Timeline {
                 }
                 self.event(&device, session, text, at).await
             }
+            Seen::Took { mac, shape, at } => self.took(mac, shape, at).await,
+            Seen::Started { mac, at } => self.started(mac, at).await,
             Seen::Note {
                 kind,
                 mac,
@@ -174,9 +192,14 @@ impl Timeline {
             BootAction::Silent => "no boot options".to_owned(),
             BootAction::Tftp(path) => format!("{path} over TFTP"),
             BootAction::Http(path) => format!("{path} over HTTP"),
+            BootAction::RaspberryPi => "the Raspberry Pi boot menu".to_owned(),
+        };
+        let shape = match plan.shape {
+            OfferShape::Standard => String::new(),
+            shape => format!(" ({shape})"),
         };
         let text = format!(
-            "{message} from {}: {answer}, because {}",
+            "{message} from {}: {answer}{shape}, because {}",
             facts.describe(),
             plan.why
         );
@@ -193,7 +216,11 @@ impl Timeline {
                 }
                 session.id
             }
-            _ => {
+            open => {
+                if let Some(session) = open {
+                    self.nothing_followed(&device, &session, firmware, at)
+                        .await?;
+                }
                 let session = self
                     .store
                     .begin_session(device.id, Some(firmware), at)
@@ -202,10 +229,101 @@ impl Timeline {
                 self.store
                     .set_presence(device.id, Presence::Booting, at)
                     .await?;
+                self.say_that_it_goes_round(&device, session, plan, at)
+                    .await?;
                 session
             }
         };
         self.event(&device, Some(session), text, at).await
+    }
+
+    /// Once for each loop: a device that boots something every time and never gets there.
+    async fn say_that_it_goes_round(
+        &self,
+        device: &Device,
+        session: SessionId,
+        plan: &BootPlan,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let device = self.store.device(device.id).await?;
+        if device.tries != MOST_TRIES || !goes_round(&device) {
+            return Ok(());
+        }
+        let what = plan
+            .profile
+            .as_ref()
+            .map_or_else(String::new, |profile| format!(" of {profile}"));
+        let text = format!(
+            "{} has begun {MOST_TRIES} boots{what}, and none had an outcome: it goes round. `bugler \
+             explain {}` says where they stop; `bugler device netboot {} off` sends it to its disk",
+            device.label(),
+            device.id,
+            device.id
+        );
+        self.event(&device, Some(session), text, at).await
+    }
+
+    /// A UEFI that asks again although it was given a loader, and nothing came of it: the next kind is
+    /// tried. Each fails on some hardware, and unsigned ones where Secure Boot is on.
+    async fn nothing_followed(
+        &self,
+        device: &Device,
+        session: &BootSession,
+        firmware: Firmware,
+        at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let last = session.stages.iter().map(|(stage, _)| *stage).max();
+        let by_ipxe = matches!(firmware, Firmware::UefiPxe | Firmware::UefiHttp)
+            && device.arch == Some(Arch::X86_64)
+            && !device.secure_boot;
+        if last != Some(Stage::Loader) || !by_ipxe {
+            return Ok(());
+        }
+        let had = device.quirks.efi;
+        let mut next = had.next();
+        // Signed GRUB finds no configuration over HTTP.
+        if next == EfiStart::Signed && firmware == Firmware::UefiHttp {
+            next = next.next();
+        }
+        let quirks = Quirks {
+            efi: next,
+            ..device.quirks
+        };
+        let why = format!("nothing followed after it fetched {had}: it gets {next} from now on");
+        self.store
+            .learn_quirks(device.id, quirks, why, at)
+            .await
+            .map(drop)
+    }
+
+    async fn took(&self, mac: MacAddr, shape: OfferShape, at: Timestamp) -> Result<(), StoreError> {
+        let Some(device) = self.store.find_client(mac, None) else {
+            return Ok(());
+        };
+        let quirks = Quirks {
+            offer: shape,
+            ..device.quirks
+        };
+        let why = format!("its firmware took the {shape}: it is offered that way from now on");
+        self.store
+            .learn_quirks(device.id, quirks, why, at)
+            .await
+            .map(drop)
+    }
+
+    async fn started(&self, mac: MacAddr, at: Timestamp) -> Result<(), StoreError> {
+        let Some(device) = self.store.find_client(mac, None) else {
+            return Ok(());
+        };
+        if let Some(session) = self.store.open_session(device.id) {
+            self.store
+                .end_session(session.id, Outcome::Started, at)
+                .await?;
+        }
+        self.store
+            .set_presence(device.id, Presence::Local, at)
+            .await?;
+        self.store.end_next(device.id, at).await
     }
 
     /// Whether a device that was sent to its disk asks again in the same boot.
@@ -227,7 +345,10 @@ impl Timeline {
         text: String,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        if let Some(open) = self.store.open_session(device.id) {
+        // A boot that led to nothing did not go to the disk: the next one does.
+        let open = self.store.open_session(device.id);
+        let open = open.filter(|session| !begins_anew(session, firmware));
+        if let Some(open) = open {
             self.store.reach_stage(open.id, Stage::Local, at).await?;
             self.store.end_session(open.id, Outcome::Local, at).await?;
         } else {

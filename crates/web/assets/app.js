@@ -145,6 +145,10 @@ setInterval(() => {
   for (const time of document.querySelectorAll("time[data-millis]")) {
     time.textContent = ago(Number(time.dataset.millis));
   }
+  // The bar of a stage that goes on grows, though nothing happens.
+  for (const live of sections) {
+    if (!document.hidden && live.section.querySelector("rect.open")) live.refresh();
+  }
 }, 5000);
 
 function filterRows() {
@@ -188,15 +192,26 @@ function verified(label, result) {
     `first at byte ${first.offset}. Remove the image and add it again from its file.`);
 }
 
+// What became of a power order for one device.
+function switched(result) {
+  const text = `${result.label}: ${result.text}`;
+  if (["failed", "timeout", "unconfirmed"].includes(result.verdict)) throw new Error(text);
+  notice(text, true);
+}
+
 document.addEventListener("click", async (click) => {
   const button = click.target.closest("button[data-url], button[data-open]");
   if (!button) return;
   const data = button.dataset;
+  if (data.open === "profile") return profile(data);
+  if (data.open === "capture") return capture();
+  if (data.open === "wipe") return wipe();
   if (data.open) return deploy();
   if (data.confirm && !(await confirmed(data))) return;
   attempt(button, async () => {
     const result = await api(data.method, data.url, data.body);
     if (data.report === "verify") verified(data.label, result);
+    if (data.report === "power") switched(result);
     if (data.next) location.assign(data.next);
   });
 });
@@ -227,10 +242,70 @@ async function deploy() {
   const dialog = $("deploy");
   if ($("deploy-image")) describeDeploy();
   if (!(await ask(dialog))) return;
-  const disk = $("deploy-disk").value;
-  const action = { kind: "deploy", image: $("deploy-image").value, disk: disk ? { named: disk } : "auto" };
+  order(dialog, {
+    kind: "deploy",
+    image: $("deploy-image").value,
+    disk: rule($("deploy-disk").value),
+    compare: $("deploy-compare").value,
+    grow: $("deploy-grow").checked,
+  });
+}
+
+// Which disk an order is about.
+const rule = (disk) => (disk ? { named: disk } : "auto");
+
+// Makes a task for the device of a dialog.
+function order(dialog, action) {
   const body = JSON.stringify({ action, devices: [dialog.dataset.device] });
-  attempt(null, () => api("POST", "/api/v1/tasks", body));
+  attempt(null, async () => {
+    const made = await api("POST", "/api/v1/tasks", body);
+    const lines = made.power.map((one) => `${one.label}: ${one.text}`);
+    if (lines.length) notice(lines.join("; "), true);
+  });
+}
+
+async function capture() {
+  const dialog = $("capture");
+  if (!(await ask(dialog))) return;
+  const [image_name, note] = [$("capture-name").value.trim(), $("capture-note").value.trim()];
+  order(dialog, { kind: "capture", image_name, note, disk: rule($("capture-disk").value) });
+}
+
+async function wipe() {
+  const dialog = $("wipe");
+  // Typed anew each time: nobody wipes by a second click.
+  $("wipe-name").value = "";
+  $("wipe-ok").disabled = true;
+  if (!(await ask(dialog))) return;
+  order(dialog, { kind: "wipe", method: $("wipe-method").value, disk: rule($("wipe-disk").value) });
+}
+
+if ($("wipe-name")) {
+  $("wipe-name").addEventListener("input", () => {
+    $("wipe-ok").disabled = $("wipe-name").value.trim() !== $("wipe").dataset.label;
+  });
+}
+
+// The page may be older than the profile that is chosen now.
+function choose(select, value) {
+  if (![...select.options].some((option) => option.value === value)) select.add(new Option(value, value));
+  select.value = value;
+}
+
+// What a device boots. Only what was changed here is sent: somebody else may have changed the rest.
+async function profile(now) {
+  choose($("profile-own"), now.profile);
+  choose($("profile-next"), now.following);
+  $("profile-secure").checked = now.secure === "true";
+  if (!(await ask($("profile")))) return;
+  const change = {};
+  if ($("profile-own").value !== now.profile) change.profile = $("profile-own").value;
+  if ($("profile-next").value !== now.following) change.next = $("profile-next").value;
+  const secure = $("profile-secure").checked;
+  if (secure !== (now.secure === "true")) change.secure_boot = secure;
+  if (Object.keys(change).length === 0) return;
+  const url = `/api/v1/devices/${$("profile").dataset.device}`;
+  attempt(null, () => api("PATCH", url, JSON.stringify(change)));
 }
 
 for (const id of ["deploy-image", "deploy-disk"]) {

@@ -11,7 +11,7 @@ function nameOf(file) {
 }
 
 // XMLHttpRequest, because fetch does not tell how far an upload is.
-function send(name, file) {
+function send(name, note, file) {
   const request = new XMLHttpRequest();
   const bar = $("upload-progress");
   request.upload.onprogress = (progress) => {
@@ -29,26 +29,22 @@ function send(name, file) {
       } catch {
         // Not JSON: only the status tells something.
       }
-      if (request.status === 201) return resolve();
+      if (request.status === 201) return resolve(value);
       reject(new Error((value && value.error) || `The server answered ${request.status}.`));
     };
     request.onerror = () => reject(new Error("The upload was cut off. Nothing of it was kept."));
     request.onabort = () => reject(new Error("The upload was stopped. Nothing of it was kept."));
   });
-  request.open("PUT", `/api/v1/images/${encodeURIComponent(name)}`);
+  request.open("PUT", `/api/v1/images/${encodeURIComponent(name)}?note=${encodeURIComponent(note)}`);
   request.send(file);
   return done;
 }
 
-async function upload(name, file) {
-  const images = await api("GET", "/api/v1/images");
-  if (images.some((image) => image.name === name)) {
-    throw new Error(`There is an image named ${name} already: choose another name, or remove that one.`);
-  }
+async function upload(name, note, file) {
   $("upload-progress").hidden = $("upload-stop").hidden = false;
   try {
-    await send(name, file);
-    $("upload-text").textContent = `${name} is here.`;
+    const image = await send(name, note, file);
+    $("upload-text").textContent = `${image ? `${image.name}@${image.version}` : name} is here.`;
     $("upload").reset();
   } catch (error) {
     $("upload-text").textContent = "";
@@ -78,7 +74,7 @@ drop.addEventListener("drop", (event) => {
 });
 $("upload").addEventListener("submit", (event) => {
   event.preventDefault();
-  attempt($("upload-ok"), () => upload($("upload-name").value, input.files[0]));
+  attempt($("upload-ok"), () => upload($("upload-name").value, $("upload-note").value, input.files[0]));
 });
 addEventListener("beforeunload", (event) => {
   if (!$("upload-stop").hidden) event.preventDefault();

@@ -8,9 +8,9 @@ use bugler_api::{
 };
 use bugler_images::{AddOptions, ChunkStore};
 use bugler_model::{
-    Cpu, Deploy, DeviceId, DevicePatch, Disk, DiskRule, EventKind, Firmware, Image, Inventory,
-    MacAddr, Netboot, NewEvent, NewImage, NewTask, Nic, Outcome, Phase, Presence, Progress, Stage,
-    TaskAction, TaskState, Timestamp, Transport, VerifyMode,
+    Cpu, Deploy, DeviceId, DevicePatch, Disk, EventKind, Firmware, Image, Inventory, MacAddr,
+    Netboot, NewEvent, NewImage, NewTask, Nic, Outcome, Phase, Presence, Progress, Stage,
+    TaskAction, TaskState, Timestamp, Transport,
 };
 use bugler_store::{Registration, Sighting, SqliteStore, Store, TaskReport, TokenHash};
 use std::error::Error;
@@ -93,6 +93,8 @@ fn image(images: &ChunkStore, name: &str, mib: u64, seed: u8) -> Result<NewImage
     let added = images.add(data, AddOptions::default())?;
     Ok(NewImage {
         name: name.parse()?,
+        note: String::new(),
+        origin: None,
         manifest: added.manifest.to_string(),
         size: added.disk_size,
         used: added.used_bytes,
@@ -335,13 +337,7 @@ async fn fill(
 }
 
 fn deploy(device: DeviceId, image: &Image) -> NewTask {
-    let action = TaskAction::Deploy(Deploy {
-        image: image.id,
-        image_name: image.name.clone(),
-        manifest: image.manifest.clone(),
-        disk: DiskRule::Auto,
-        verify: VerifyMode::ReadBack,
-    });
+    let action = TaskAction::Deploy(Deploy::of(image));
     NewTask { device, action }
 }
 

@@ -6,10 +6,11 @@
 //! changes something goes to the API as JSON.
 //!
 //! Machines name themselves, so everything shown is escaped by the templates, what could turn
-//! text around or hide it is replaced ([`text::clean`]), and a content security policy allows
+//! text around or hide it is replaced ([`bugler_model::text::clean`]), and a content security policy allows
 //! nothing but this server's own script and style.
 
 mod boots;
+mod diskless;
 mod pages;
 mod text;
 mod view;
@@ -34,11 +35,13 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/", get(pages::devices))
         .route("/devices/{device}", get(pages::device))
         .route("/images", get(pages::images))
+        .route("/diskless", get(diskless::page))
         .route("/tasks", get(pages::tasks))
         .route("/events", get(pages::events))
         .route("/fragments/devices", get(pages::devices_fragment))
         .route("/fragments/devices/{device}", get(pages::device_fragment))
         .route("/fragments/images", get(pages::images_fragment))
+        .route("/fragments/diskless", get(diskless::fragment))
         .route("/fragments/tasks", get(pages::tasks_fragment))
         .route("/fragments/events", get(pages::events_fragment))
         .route("/assets/app.js", get(script))

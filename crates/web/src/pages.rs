@@ -1,16 +1,18 @@
 //! Pages and their fragments.
 
 use crate::boots::BootView;
-use crate::text::clean;
 use crate::view::{
-    DeviceView, DiskView, EventView, Fact, ImageView, Labels, NicView, TaskView, facts, label,
+    DeviceView, DiskView, EventView, Fact, ImageView, Labels, NicView, PowerBox, TaskView, facts,
+    label,
 };
 use askama::Template;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 use bugler_api::{ApiError, AppState};
-use bugler_model::{Device, Event, EventKind};
+use bugler_model::text::clean;
+use bugler_model::{Device, DeviceId, Event, EventKind, Image, ProfileName};
+use bugler_protocol::operator::{PlanGoal, PlanView};
 use bugler_store::{EventFilter, TaskFilter};
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -23,7 +25,7 @@ const LISTED: usize = 200;
 const RECENT: usize = 5;
 const RECENT_EVENTS: usize = 60;
 
-type Server = State<Arc<AppState>>;
+pub(crate) type Server = State<Arc<AppState>>;
 
 /// A page that could not be made.
 pub(crate) struct PageError(ApiError);
@@ -48,9 +50,9 @@ impl IntoResponse for PageError {
     }
 }
 
-type Page = Result<Html<String>, PageError>;
+pub(crate) type Page = Result<Html<String>, PageError>;
 
-fn render(template: &impl Template) -> Page {
+pub(crate) fn render(template: &impl Template) -> Page {
     template.render().map(Html).map_err(|error| {
         tracing::error!("a page could not be rendered: {error}");
         PageError(ApiError::new(
@@ -62,12 +64,12 @@ fn render(template: &impl Template) -> Page {
 
 /// What stands around every page.
 pub(crate) struct Frame {
-    title: String,
-    version: &'static str,
+    pub(crate) title: String,
+    pub(crate) version: &'static str,
 }
 
 impl Frame {
-    fn new(title: &str) -> Self {
+    pub(crate) fn new(title: &str) -> Self {
         Self {
             title: title.to_owned(),
             version: env!("CARGO_PKG_VERSION"),
@@ -110,6 +112,18 @@ struct DevicesFragment {
     devices: Vec<DeviceView>,
 }
 
+/// What is known of the power of each device that something switches.
+async fn powers(state: &AppState) -> Result<HashMap<DeviceId, PowerBox>, PageError> {
+    let Some(power) = &state.info.power else {
+        return Ok(HashMap::new());
+    };
+    let views = power.views().await?;
+    Ok(views
+        .iter()
+        .filter_map(|view| Some((view.device, PowerBox::new(view)?)))
+        .collect())
+}
+
 async fn device_list(state: &AppState) -> Result<DevicesFragment, PageError> {
     let now = state.now();
     let devices = state.store.devices().await?;
@@ -124,13 +138,17 @@ async fn device_list(state: &AppState) -> Result<DevicesFragment, PageError> {
         ..TaskFilter::default()
     };
     let tasks = state.store.tasks(filter).await?;
+    let mut power = powers(state).await?;
     let mut open: HashMap<_, _> = tasks
         .iter()
         .map(|task| (task.device, TaskView::new(task, &labels, now)))
         .collect();
     let devices = devices
         .iter()
-        .map(|device| DeviceView::new(device, open.remove(&device.id), now))
+        .map(|device| {
+            DeviceView::new(device, open.remove(&device.id), now)
+                .with_power(power.remove(&device.id))
+        })
         .collect();
     Ok(DevicesFragment { devices })
 }
@@ -155,6 +173,10 @@ struct DevicePage {
     device: DeviceView,
     disks: Vec<DiskView>,
     images: Vec<ImageView>,
+    /// Each name of an image once.
+    image_names: Vec<String>,
+    /// The names of all profiles.
+    profiles: Vec<String>,
     parts: DeviceFragment,
 }
 
@@ -162,6 +184,8 @@ struct DevicePage {
 #[template(path = "fragments/device.html")]
 struct DeviceFragment {
     device: DeviceView,
+    /// What it would boot now, and why.
+    plan: Option<(String, String)>,
     facts: Vec<Fact>,
     disks: Vec<DiskView>,
     nics: Vec<NicView>,
@@ -177,6 +201,26 @@ fn disks(device: &Device) -> Vec<DiskView> {
         .flat_map(|inventory| &inventory.disks)
         .map(DiskView::new)
         .collect()
+}
+
+/// What a plan comes to, and why.
+fn would_boot(plan: &PlanView) -> (String, String) {
+    let what = match (plan.goal, &plan.profile) {
+        (PlanGoal::None, _) => "nothing".to_owned(),
+        (PlanGoal::Local, _) => "its local disk".to_owned(),
+        (PlanGoal::Agent, _) => "the agent".to_owned(),
+        (PlanGoal::Profile, Some(profile)) => format!("the profile {profile}"),
+        (PlanGoal::Profile, None) => "what its profile says".to_owned(),
+    };
+    (what, clean(&plan.why))
+}
+
+/// The names of all profiles, first of those that are always there.
+fn profiles(state: &AppState) -> Vec<String> {
+    let always = [ProfileName::agent(), ProfileName::local()];
+    let policy = state.store.boot_policy();
+    let own = policy.profiles.iter().map(|profile| &profile.name);
+    always.iter().chain(own).map(ToString::to_string).collect()
 }
 
 async fn device_parts(state: &AppState, device: &Device) -> Result<DeviceFragment, PageError> {
@@ -199,8 +243,13 @@ async fn device_parts(state: &AppState, device: &Device) -> Result<DeviceFragmen
         .inventory
         .iter()
         .flat_map(|inventory| &inventory.nics);
+    let power = match &state.info.power {
+        Some(power) => PowerBox::new(&power.view(device).await?),
+        None => None,
+    };
     Ok(DeviceFragment {
-        device: DeviceView::new(device, None, now),
+        device: DeviceView::new(device, None, now).with_power(power),
+        plan: state.boot.explain(device).map(|plan| would_boot(&plan)),
         facts: facts(device),
         disks: disks(device),
         nics: nics.map(NicView::new).collect(),
@@ -230,12 +279,21 @@ pub(crate) async fn device(State(state): Server, Path(text): Path<String>) -> Pa
         frame: Frame::new(&label(&device)),
         device: DeviceView::new(&device, None, now),
         disks: disks(&device),
+        image_names: image_names(&images),
         images: images
             .iter()
             .map(|image| ImageView::new(image, now))
             .collect(),
+        profiles: profiles(&state),
         parts: device_parts(&state, &device).await?,
     })
+}
+
+/// Each name once; they come in order.
+fn image_names(images: &[Image]) -> Vec<String> {
+    let mut names: Vec<_> = images.iter().map(|image| image.name.to_string()).collect();
+    names.dedup();
+    names
 }
 
 pub(crate) async fn device_fragment(State(state): Server, Path(text): Path<String>) -> Page {
@@ -352,13 +410,14 @@ pub(crate) struct EventQuery {
 }
 
 /// Every kind that is kept.
-const KINDS: [(&str, EventKind); 7] = [
+const KINDS: [(&str, EventKind); 8] = [
     ("device", EventKind::Device),
     ("boot", EventKind::Boot),
     ("task", EventKind::Task),
     ("image", EventKind::Image),
     ("lease", EventKind::Lease),
     ("log", EventKind::Log),
+    ("power", EventKind::Power),
     ("server", EventKind::Server),
 ];
 

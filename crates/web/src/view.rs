@@ -1,10 +1,12 @@
 //! What the templates show: nouns of the model turned into text.
 
-use crate::text::{Moment, bytes, clean, duration, memory};
+use crate::text::{Moment, duration, memory};
+use bugler_model::text::{bytes, clean};
 use bugler_model::{
-    Device, DeviceId, Disk, Event, EventKind, Image, ImageState, Netboot, Nic, Phase, Presence,
-    Task, TaskAction, TaskState, Timestamp,
+    Device, DeviceId, Disk, Event, EventKind, Image, ImageState, Netboot, Nic, Phase, PowerState,
+    Presence, ProfileName, Task, TaskAction, TaskState, Timestamp,
 };
+use bugler_protocol::operator::PowerView;
 use std::collections::HashMap;
 
 /// How devices are called.
@@ -32,9 +34,52 @@ pub(crate) struct DeviceView {
     pub(crate) netboot: &'static str,
     /// What `netboot` means now.
     pub(crate) netboot_now: &'static str,
+    /// The profile that an operator gave it; empty: the rules say.
+    pub(crate) profile: String,
+    /// The profile that it boots the next time; empty: none.
+    pub(crate) next: String,
+    pub(crate) secure_boot: bool,
     pub(crate) seen: Moment,
     pub(crate) busy: bool,
     pub(crate) task: Option<TaskView>,
+    /// Where something switches it.
+    pub(crate) power: Option<PowerBox>,
+}
+
+/// Whether a device is on.
+pub(crate) struct PowerBox {
+    /// `on`, `off`, `unknown`, `problem`.
+    pub(crate) word: String,
+    /// A class for its colour.
+    pub(crate) class: &'static str,
+    /// What switches it, and what went wrong.
+    pub(crate) lines: Vec<String>,
+}
+
+impl PowerBox {
+    /// `None`: nothing switches the device.
+    pub(crate) fn new(view: &PowerView) -> Option<Self> {
+        if view.drivers.is_empty() {
+            return None;
+        }
+        let (word, class) = match (view.state, &view.problem) {
+            (_, Some(_)) => ("problem".to_owned(), "bad"),
+            (PowerState::On, None) => (PowerState::On.to_string(), "good"),
+            (state, None) => (state.to_string(), "quiet"),
+        };
+        let drivers = view
+            .drivers
+            .iter()
+            .map(|one| format!("{}: {}", one.role, one.driver.summary()));
+        Some(Self {
+            word,
+            class,
+            lines: drivers
+                .chain(view.problem.clone())
+                .map(|line| clean(&line))
+                .collect(),
+        })
+    }
 }
 
 impl DeviceView {
@@ -73,11 +118,25 @@ impl DeviceView {
             } else {
                 netboot
             },
+            profile: name(device.profile.as_ref()),
+            next: name(device.next.as_ref()),
+            secure_boot: device.secure_boot,
             seen: Moment::new(device.seen, now),
             busy: device.open_tasks > 0,
             task,
+            power: None,
         }
     }
+
+    /// With what is known of its power.
+    pub(crate) fn with_power(mut self, power: Option<PowerBox>) -> Self {
+        self.power = power;
+        self
+    }
+}
+
+fn name(profile: Option<&ProfileName>) -> String {
+    profile.map(ToString::to_string).unwrap_or_default()
 }
 
 fn model(device: &Device) -> String {
@@ -233,7 +292,12 @@ impl TaskView {
                 .cloned()
                 .unwrap_or_else(|| task.device.to_string()),
             what: match &task.action {
+                TaskAction::Deploy(deploy) if deploy.version > 0 => {
+                    format!("deploy {}@{}", deploy.image_name, deploy.version)
+                }
                 TaskAction::Deploy(deploy) => format!("deploy {}", deploy.image_name),
+                TaskAction::Capture(capture) => format!("capture {}", capture.image_name),
+                TaskAction::Wipe(_) => "wipe".into(),
                 TaskAction::Reboot => "reboot".into(),
                 TaskAction::PowerOff => "power off".into(),
             },
@@ -259,13 +323,18 @@ fn detail(task: &Task) -> String {
     let p = &task.progress;
     let seconds = p.elapsed_ms as f64 / 1000.0;
     match task.state {
-        TaskState::Queued => "waits for the device".into(),
+        TaskState::Queued => task
+            .message
+            .clone()
+            .unwrap_or_else(|| "waits for the device".into()),
         TaskState::Claimed => "begins".into(),
         TaskState::Failed | TaskState::Cancelled => task.message.clone().unwrap_or_default(),
-        TaskState::Done if p.total > 0 => {
-            format!("{} in {}", bytes(p.total), duration(seconds))
+        TaskState::Done => {
+            let moved =
+                (p.total > 0).then(|| format!("{} in {}", bytes(p.total), duration(seconds)));
+            let parts = moved.into_iter().chain(task.message.clone());
+            parts.collect::<Vec<_>>().join("; ")
         }
-        TaskState::Done => String::new(),
         TaskState::Running | TaskState::Verifying => {
             let phase = match p.phase {
                 Phase::Checking => return "checks the disk and the image".into(),
@@ -273,6 +342,9 @@ fn detail(task: &Task) -> String {
                 Phase::Writing => "writes",
                 Phase::Finalizing => return "flushes, and finishes the partition table".into(),
                 Phase::Verifying => "reads back",
+                Phase::Capturing => "takes the image",
+                Phase::Wiping => "wipes",
+                Phase::Personalizing => "gives the machine its own identity",
             };
             let mut text = format!("{phase}: {} of {}", bytes(p.done), bytes(p.total));
             let fresh = p.done.saturating_sub(p.skipped) as f64;
@@ -289,7 +361,13 @@ fn detail(task: &Task) -> String {
 /// An image.
 pub(crate) struct ImageView {
     pub(crate) id: String,
-    pub(crate) name: String,
+    /// The name with its version.
+    pub(crate) label: String,
+    pub(crate) note: String,
+    /// Where it was taken from; empty for one that was added from a file.
+    pub(crate) origin: String,
+    /// How each partition was read, one line each.
+    pub(crate) reading: String,
     pub(crate) bytes: u64,
     pub(crate) size: String,
     pub(crate) used: String,
@@ -303,7 +381,15 @@ impl ImageView {
     pub(crate) fn new(image: &Image, now: Timestamp) -> Self {
         Self {
             id: image.id.to_string(),
-            name: image.name.to_string(),
+            label: image.label(),
+            note: image.note.clone(),
+            origin: image.origin.as_ref().map_or_else(String::new, |origin| {
+                format!("from {}, {}", origin.label, origin.disk)
+            }),
+            reading: image
+                .origin
+                .as_ref()
+                .map_or_else(String::new, |origin| origin.reading.join("\n")),
             bytes: image.size,
             size: bytes(image.size),
             used: bytes(image.used),
@@ -344,6 +430,7 @@ impl EventView {
                 EventKind::Image => "image",
                 EventKind::Lease => "lease",
                 EventKind::Log => "log",
+                EventKind::Power => "power",
                 EventKind::Server => "server",
             },
             device: event.device.map(|id| {

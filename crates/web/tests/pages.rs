@@ -8,9 +8,8 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use bugler_api::{AppState, BootContent, BootTree, BootTreeError, ServerInfo, operator_router};
 use bugler_images::{AddOptions, ChunkStore};
 use bugler_model::{
-    Deploy, DeviceId, DevicePatch, Disk, DiskRule, EventKind, Inventory, MacAddr, NewEvent,
-    NewImage, NewTask, Nic, Phase, Progress, Stage, Task, TaskAction, TaskState, Timestamp,
-    VerifyMode,
+    Deploy, DeviceId, DevicePatch, Disk, EventKind, Inventory, MacAddr, NewEvent, NewImage,
+    NewTask, Nic, Phase, Profile, Progress, Stage, Task, TaskAction, TaskState, Timestamp,
 };
 use bugler_store::{Registration, Sighting, SqliteStore, Store, TaskReport, TokenHash};
 use proptest::prelude::*;
@@ -196,6 +195,8 @@ impl Site {
             .unwrap();
         let new = NewImage {
             name: name.parse().unwrap(),
+            note: String::new(),
+            origin: None,
             manifest: added.manifest.to_string(),
             size: added.disk_size,
             used: added.used_bytes,
@@ -203,13 +204,7 @@ impl Site {
             sector_size: added.sector_size,
         };
         let image = self.state.store.add_image(new, NOW).await.unwrap();
-        Deploy {
-            image: image.id,
-            image_name: image.name,
-            manifest: image.manifest,
-            disk: DiskRule::Auto,
-            verify: VerifyMode::ReadBack,
-        }
+        Deploy::of(&image)
     }
 }
 
@@ -243,7 +238,8 @@ fn check_inert(path: &str, html: &str) {
             "img", "nav", "span", "noscript", "p", "div", "main", "dialog", "form", "h1", "h2",
             "h3", "button", "footer", "section", "table", "thead", "tbody", "tr", "th", "td",
             "bdi", "small", "time", "code", "progress", "fieldset", "legend", "article", "svg",
-            "rect", "ol", "ul", "li", "b", "dl", "dt", "dd", "label", "select", "option", "input",
+            "datalist", "rect", "ol", "ul", "li", "b", "dl", "dt", "dd", "label", "select",
+            "option", "input",
         ];
         let closing = name.trim_start_matches('/');
         assert!(known.contains(&closing), "{path}: <{tag}>");
@@ -307,6 +303,44 @@ fn any_name_stays_in_its_place() {
 }
 
 #[tokio::test]
+async fn what_a_device_boots_is_shown_and_can_be_changed() {
+    let site = Site::new().await;
+    site.device("rack1-07").await;
+    let page = site.page("/devices/d1").await;
+    for text in [
+        "Profile: as the rules say",
+        "data-open=\"profile\" data-profile=\"\" data-following=\"\" data-secure=\"false\"",
+        "<option value=\"agent\">agent</option>",
+        "<option value=\"local\">local</option>",
+    ] {
+        assert!(page.contains(text), "{text}: {page}");
+    }
+    let store = &site.state.store;
+    let thin = Profile {
+        name: "thin".parse().unwrap(),
+        ..Profile::agent()
+    };
+    store.set_profile(thin, NOW).await.unwrap();
+    let patch = DevicePatch {
+        profile: Some("thin".into()),
+        next: Some("local".into()),
+        secure_boot: Some(true),
+        ..DevicePatch::default()
+    };
+    let device = store.resolve_device("d1").await.unwrap();
+    store.patch_device(device.id, patch, NOW).await.unwrap();
+    let page = site.page("/devices/d1").await;
+    for text in [
+        "Profile: thin; the next time local; Secure Boot",
+        "data-profile=\"thin\" data-following=\"local\" data-secure=\"true\"",
+        "<option value=\"thin\">thin</option>",
+    ] {
+        assert!(page.contains(text), "{text}: {page}");
+    }
+    check_inert("/devices/d1", &page);
+}
+
+#[tokio::test]
 async fn a_device_is_shown_with_its_inventory_its_boots_and_its_buttons() {
     let site = Site::new().await;
     site.device("rack1-07").await;
@@ -317,12 +351,19 @@ async fn a_device_is_shown_with_its_inventory_its_boots_and_its_buttons() {
         "4.0 GiB",
         "1.1 TB",
         "1000 Mbit/s",
-        "DHCP <b>6.0 s</b>",
+        "<span class=\"stage\">DHCP</span>",
+        "at 0.0 s",
+        "<b>6.0 s</b>",
         "the agent registered",
         "data-open=\"deploy\"",
         "Power off rack1-07?",
         "id=\"netboot-on\"",
-        "debian-12 (4.1 kB)",
+        "debian-12@1 (4.1 kB)",
+        "data-open=\"capture\"",
+        "<option value=\"debian-12\"></option>",
+        "data-open=\"wipe\"",
+        "id=\"wipe-ok\" disabled",
+        "id=\"deploy-grow\"",
     ] {
         assert!(page.contains(text), "{text}: {page}");
     }

@@ -4,6 +4,7 @@ use super::inventory::tidy;
 use super::log::{Verdict, safe_line};
 use crate::error::ApiError;
 use crate::extract::{Agent, Body, Params, Peer, Segment, unknown_token};
+use crate::limits::Turn;
 use crate::presence::HEARTBEAT_S;
 use crate::state::AppState;
 use crate::token;
@@ -15,7 +16,7 @@ use bugler_model::{EventKind, NewEvent, Presence, Stage, TaskAction, TaskId, Tas
 use bugler_protocol::agent::{
     Assignment, Heartbeat, Register, Registered, Report, ReportAnswer, VERSION,
 };
-use bugler_store::{Registration, TaskReport};
+use bugler_store::{Claim, Registration, TaskReport};
 use serde::Deserialize;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -105,7 +106,8 @@ async fn heard(
 fn presence_after(action: &TaskAction) -> Presence {
     match action {
         TaskAction::Deploy(_) | TaskAction::PowerOff => Presence::Local,
-        TaskAction::Reboot => Presence::Booting,
+        TaskAction::Capture(_) | TaskAction::Reboot => Presence::Booting,
+        TaskAction::Wipe(_) => Presence::Agent,
     }
 }
 
@@ -126,6 +128,7 @@ pub(super) async fn next_task(
     let id = agent.auth.device;
     let deadline = tokio::time::Instant::now() + Duration::from_secs(wait.min(MAX_WAIT_S));
     let waiting = state.wakes.waiting(id);
+    let mut turn: Option<Turn> = None;
     loop {
         // From here on no task is missed, though it is only now looked for one.
         let change = waiting.change();
@@ -134,18 +137,36 @@ pub(super) async fn next_task(
             return Err(unknown_token());
         }
         // Asked first because it costs no write, and mostly there is nothing.
-        if state.store.device(id).await?.open_tasks > 0
-            && let Some(task) = state.store.claim_task(id, state.now()).await?
-        {
-            let assignment = Assignment {
-                task: task.id,
-                action: task.action,
-                attempt: task.attempts,
-            };
-            return Ok(Json(assignment).into_response());
+        if state.store.device(id).await?.open_tasks > 0 {
+            let store = &state.store;
+            match store.claim_in_turn(id, state.at_once, state.now()).await? {
+                Claim::Task(task) => {
+                    let assignment = Assignment {
+                        task: task.id,
+                        action: task.action,
+                        attempt: task.attempts,
+                    };
+                    return Ok(Json(assignment).into_response());
+                }
+                // Stands in line first, and then looks once more: what ended in between called
+                // another.
+                Claim::NotYet(task) if turn.is_none() => {
+                    turn = Some(state.turns.stand(task));
+                    continue;
+                }
+                Claim::NotYet(_) => {}
+                Claim::Nothing => turn = None,
+            }
         }
+        let called = async {
+            match &turn {
+                Some(turn) => turn.come().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
             () = change => {}
+            () = called => turn = None,
             () = tokio::time::sleep_until(deadline) => break,
             () = state.stop.cancelled() => break,
         }
@@ -171,6 +192,18 @@ async fn is_claimed(state: &AppState, agent: &Agent, id: TaskId) -> Result<bool,
     Ok(task.state == TaskState::Claimed)
 }
 
+/// A capture is done when there is an image of it, and not before.
+async fn check_taken(state: &AppState, id: TaskId) -> Result<(), ApiError> {
+    let task = state.store.task(id).await?;
+    let is_capture = matches!(task.action, TaskAction::Capture(_)) && task.state.is_open();
+    if is_capture && state.store.captured(id).await?.is_none() {
+        return Err(ApiError::conflict(format!(
+            "{id} has made no image yet: commit it first, or report `failed`"
+        )));
+    }
+    Ok(())
+}
+
 pub(super) async fn report(
     State(state): State<Arc<AppState>>,
     agent: Agent,
@@ -183,6 +216,9 @@ pub(super) async fn report(
         .map_err(|e| ApiError::not_found(format!("{e}")))?;
     let now = state.now();
     state.store.touch(agent.auth.device, v4(peer.ip()), now);
+    if report.state == TaskState::Done {
+        check_taken(&state, task).await?;
+    }
     let task = match report.state {
         TaskState::Claimed if !is_claimed(&state, &agent, task).await? => {
             state.store.task(task).await?

@@ -19,6 +19,9 @@ use tokio_util::io::ReaderStream;
 /// Bytes that are read from a file at a time.
 const BUFFER: usize = 1 << 20;
 
+/// Bytes of something in memory that are handed on at a time.
+const PIECE: usize = 256 << 10;
+
 pub(super) async fn get(
     State(state): State<Arc<AppState>>,
     Peer(peer): Peer,
@@ -40,6 +43,14 @@ pub(super) async fn get(
                 ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, text)
             }
         })?;
+    let content = match content {
+        BootContent::File(name) => match state.shared.get(&name).await {
+            Ok(Some(bytes)) => BootContent::Bytes(bytes),
+            // What went wrong is told where it is opened.
+            Ok(None) | Err(_) => BootContent::File(name),
+        },
+        bytes => bytes,
+    };
     let (size, mut file) = match &content {
         BootContent::Bytes(bytes) => (bytes.len() as u64, None),
         BootContent::File(name) => {
@@ -80,8 +91,10 @@ pub(super) async fn get(
                     "a range beyond this machine's memory",
                 ));
             };
-            let part = bytes.slice(start..end);
-            count(stream::iter([io::Result::Ok(part)]), sending)
+            // In pieces, so that it is known how much of it went out.
+            let pieces = (start..end).step_by(PIECE);
+            let parts = pieces.map(move |at| io::Result::Ok(bytes.slice(at..end.min(at + PIECE))));
+            count(stream::iter(parts), sending)
         }
         (BootContent::File(_), Some(mut file)) => {
             file.seek(io::SeekFrom::Start(range.start))

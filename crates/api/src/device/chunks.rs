@@ -3,23 +3,21 @@
 use super::damage;
 use super::log::safe_line;
 use super::manifests::ChunkSet;
-use crate::error::{ApiError, chain};
+use super::sending;
+use crate::error::ApiError;
 use crate::extract::{Agent, Body, Segment};
 use crate::state::AppState;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use bugler_images::{ChunkState, StoreError as ImageError};
+use bugler_images::ChunkState;
 use bugler_model::{Deploy, DeviceId, EventKind, NewEvent, Task, TaskAction};
-use bugler_protocol::agent::{CHUNK_STREAM, ChunkRequest, Damaged, MAX_CHUNKS_PER_REQUEST};
+use bugler_protocol::agent::{
+    CHUNK_STREAM, ChunkRequest, Damaged, MAX_CHUNKS_PER_REQUEST, SIGNATURE_HEADER,
+    SUCCESSION_HEADER,
+};
 use bugler_protocol::manifest::ChunkHash;
-use bytes::Bytes;
-use futures::stream::{self, StreamExt};
-use std::io;
 use std::sync::Arc;
-
-/// Frames that are read ahead of the network, for each request.
-const READ_AHEAD: usize = 3;
 
 /// The deploy that this device is to do now.
 async fn open_deploy(
@@ -29,7 +27,10 @@ async fn open_deploy(
     let task = state.store.open_task(device).await?;
     let Some((task, deploy)) = task.and_then(|task| match task.action.clone() {
         TaskAction::Deploy(deploy) => Some((task, deploy)),
-        TaskAction::Reboot | TaskAction::PowerOff => None,
+        TaskAction::Capture(_)
+        | TaskAction::Wipe(_)
+        | TaskAction::Reboot
+        | TaskAction::PowerOff => None,
     }) else {
         return Err(ApiError::new(
             StatusCode::FORBIDDEN,
@@ -80,7 +81,23 @@ pub(super) async fn manifest(
     let images = state.images.clone();
     let bytes =
         tokio::task::spawn_blocking(move || images.manifest(&hash).map(|m| m.encode())).await??;
-    Ok(([(header::CONTENT_TYPE, "application/octet-stream")], bytes).into_response())
+    let mut headers = HeaderMap::new();
+    let octets = HeaderValue::from_static("application/octet-stream");
+    headers.insert(header::CONTENT_TYPE, octets);
+    if let Some(keys) = &state.info.keys {
+        let (signature, succession) = keys.sign(&hash);
+        let both = [
+            (SIGNATURE_HEADER, Some(signature)),
+            (SUCCESSION_HEADER, succession),
+        ];
+        for (name, value) in both {
+            // Hex digits, colons and commas.
+            if let Some(Ok(value)) = value.map(HeaderValue::try_from) {
+                headers.insert(name, value);
+            }
+        }
+    }
+    Ok((headers, bytes).into_response())
 }
 
 pub(super) async fn chunks(
@@ -103,43 +120,9 @@ pub(super) async fn chunks(
         }
         hashes.push(hash);
     }
-    // Each frame is one short job of a blocking thread: none is kept by a client that reads
-    // slowly, however many there are.
-    let frames = stream::iter(hashes)
-        .map(move |hash| frame(state.clone(), hash))
-        .buffered(READ_AHEAD)
-        .flat_map(|read| match read {
-            Ok(frame) => {
-                let length = u32::try_from(frame.len()).unwrap_or_default().to_le_bytes();
-                stream::iter(vec![Ok(Bytes::copy_from_slice(&length)), Ok(frame)])
-            }
-            Err(error) => stream::iter(vec![Err(error)]),
-        });
+    let frames = sending::frames(state.clone(), task.device, hashes);
     let body = axum::body::Body::from_stream(frames);
     Ok(([(header::CONTENT_TYPE, CHUNK_STREAM)], body).into_response())
-}
-
-/// A chunk's frame; empty for one that the store cannot give. An error cuts the answer off, and
-/// the agent asks again.
-async fn frame(state: Arc<AppState>, hash: ChunkHash) -> io::Result<Bytes> {
-    let images = state.images.clone();
-    let read = tokio::task::spawn_blocking(move || images.read_chunk_frame(&hash)).await;
-    match read.map_err(io::Error::other)? {
-        Ok(frame) => Ok(frame.into()),
-        Err(error @ (ImageError::NoChunk(_) | ImageError::DamagedChunk { .. })) => {
-            // Reported beside the answer: the agent's other chunks need not wait for it.
-            tokio::spawn(async move {
-                if let Err(error) = damage::note(&state, hash, &error.to_string()).await {
-                    tracing::error!("could not record that {hash} is damaged: {error}");
-                }
-            });
-            Ok(Bytes::new())
-        }
-        Err(error) => {
-            tracing::error!("could not read chunk {hash}: {}", chain(&error));
-            Err(io::Error::other(error))
-        }
-    }
 }
 
 pub(super) async fn damaged(

@@ -2,13 +2,21 @@
 
 mod agent;
 mod boot;
+mod capture;
 mod chunks;
 mod damage;
+mod diskless;
+mod frames;
 mod inventory;
 mod log;
 mod manifests;
+mod phone_home;
+mod sending;
 
+pub(crate) use capture::Receiving;
+pub use capture::split_commit;
 pub(crate) use damage::note as note_damage;
+pub use frames::{FrameError, Frames};
 pub(crate) use log::{LogBudget, safe_line};
 pub(crate) use manifests::Manifests;
 
@@ -24,8 +32,8 @@ use std::sync::Arc;
 /// Largest body of a device's request, in bytes: an inventory of many disks.
 const MAX_BODY: usize = 1 << 20;
 
-/// The device plane: `/boot/` (the boot tree), `/agent/v1/` (Bugler's agent), `/api/` (shell
-/// clients). Serve it with the peer's address as connect info, as [`crate::serve`] does.
+/// The device plane: `/boot/` (the boot tree), `/agent/v1/` (Bugler's agent), `/phone-home/`
+/// (operating systems that were deployed), `/api/` (shell clients). Serve it with the peer's address as connect info, as [`crate::serve`] does.
 pub fn router(state: Arc<AppState>) -> Router {
     Router::new()
         .route("/boot/{*path}", get(boot::get))
@@ -36,6 +44,14 @@ pub fn router(state: Arc<AppState>) -> Router {
         .route("/agent/v1/manifests/{hash}", get(chunks::manifest))
         .route("/agent/v1/chunks", post(chunks::chunks))
         .route("/agent/v1/damaged", post(chunks::damaged))
+        .route("/agent/v1/diskless", post(diskless::report))
+        .route("/agent/v1/captures/{id}/missing", post(capture::missing))
+        .route("/agent/v1/captures/{id}/chunks", post(capture::chunks))
+        .route("/agent/v1/captures/{id}/commit", post(capture::commit))
+        .route(
+            "/phone-home/{token}",
+            get(phone_home::call).post(phone_home::call),
+        )
         .merge(field::router())
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)

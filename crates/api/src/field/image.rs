@@ -22,7 +22,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How often progress is reported.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
+pub(super) const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// Most gaps in what was sent of one image that are told apart; more than any client has that
 /// fetches parts at the same time.
@@ -124,25 +124,35 @@ impl Drop for Open {
 #[derive(Deserialize)]
 pub(super) struct Token {
     #[serde(default)]
-    token: String,
+    pub(super) token: String,
 }
 
-/// The open deploy that `token` was made for.
-async fn authorized(state: &AppState, token: &str) -> Result<(Task, Deploy), ApiError> {
-    let refused = || {
-        ApiError::new(
-            StatusCode::FORBIDDEN,
-            "this URL is not (or no longer) good: take the one that the next poll gives",
-        )
-    };
+fn refused() -> ApiError {
+    ApiError::new(
+        StatusCode::FORBIDDEN,
+        "this URL is not (or no longer) good: take the one that the next poll gives",
+    )
+}
+
+/// The open task that `token` was made for.
+pub(super) async fn task_of(state: &AppState, token: &str) -> Result<Task, ApiError> {
     let id = TaskTokens::task(token).ok_or_else(refused)?;
     let task = state.store.task(id).await.map_err(|_| refused())?;
     if !state.task_tokens.is_good(token, id, task.device) || !task.state.is_open() {
         return Err(refused());
     }
+    Ok(task)
+}
+
+/// The open deploy that `token` was made for.
+async fn authorized(state: &AppState, token: &str) -> Result<(Task, Deploy), ApiError> {
+    let task = task_of(state, token).await?;
     match task.action.clone() {
         TaskAction::Deploy(deploy) => Ok((task, deploy)),
-        TaskAction::Reboot | TaskAction::PowerOff => Err(refused()),
+        TaskAction::Capture(_)
+        | TaskAction::Wipe(_)
+        | TaskAction::Reboot
+        | TaskAction::PowerOff => Err(refused()),
     }
 }
 
@@ -247,6 +257,8 @@ fn watch(
             let Some(bytes) = content.next().await.transpose()? else {
                 return Ok(None);
             };
+            let (limiter, device) = (watched.state.limiter.clone(), watched.task.device);
+            limiter.pass(device, bytes.len()).await;
             watched.count(bytes.len(), total).await?;
             Ok(Some((bytes, (content, watched))))
         },

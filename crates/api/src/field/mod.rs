@@ -4,6 +4,7 @@
 
 mod image;
 pub(crate) mod input;
+mod upload;
 
 use crate::device::safe_line;
 use crate::error::ApiError;
@@ -14,11 +15,12 @@ use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use bugler_model::{
-    Deploy, Device, DiskRule, EventKind, MacAddr, NewEvent, Presence, Task, TaskAction, TaskState,
+    Capture, Deploy, Device, DiskRule, EventKind, MacAddr, NewEvent, Presence, Task, TaskAction,
+    TaskState,
 };
-use bugler_store::{Sighting, TaskReport};
+use bugler_store::{Claim, Sighting, TaskReport};
 use input::{FieldError, Fields};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -31,6 +33,7 @@ pub(crate) fn router() -> Router<Arc<AppState>> {
         .route("/api/device-action-poll", get(poll))
         .route("/api/action-done", post(done))
         .route("/api/images/{image}/raw", get(image::raw))
+        .route("/api/uploads/{task}", put(upload::put).post(upload::put))
 }
 
 impl From<FieldError> for ApiError {
@@ -181,19 +184,32 @@ async fn next_action(state: &AppState, device: &Device) -> Result<Option<Task>, 
         return Ok(None);
     };
     // A client that polls while it writes is not to begin again.
-    if task.action == TaskAction::PowerOff || state.streaming.is_open(task.id) {
+    let is_ours = matches!(
+        task.action,
+        TaskAction::Deploy(_) | TaskAction::Capture(_) | TaskAction::Reboot
+    );
+    if !is_ours || state.streaming.is_open(task.id) {
         return Ok(None);
     }
     // One that was handed out already is handed out again: the client may have started anew.
     if task.state != TaskState::Queued {
         return Ok(Some(task));
     }
-    Ok(state.store.claim_task(device.id, state.now()).await?)
+    let claim = state
+        .store
+        .claim_in_turn(device.id, state.at_once, state.now());
+    Ok(match claim.await? {
+        Claim::Task(task) => Some(*task),
+        Claim::NotYet(_) | Claim::Nothing => None,
+    })
 }
 
 async fn action(state: &AppState, headers: &HeaderMap, task: &Task) -> Result<Answer, ApiError> {
     let mut answer = match &task.action {
-        TaskAction::PowerOff => return Ok(Answer(vec![("action", "none".into())])),
+        TaskAction::Wipe(_) | TaskAction::PowerOff => {
+            return Ok(Answer(vec![("action", "none".into())]));
+        }
+        TaskAction::Capture(capture) => capture_fields(state, headers, task, capture)?,
         TaskAction::Reboot => vec![("action", "reboot".into())],
         TaskAction::Deploy(deploy) => deploy_fields(state, headers, task, deploy).await?,
     };
@@ -207,20 +223,7 @@ async fn deploy_fields(
     task: &Task,
     deploy: &Deploy,
 ) -> Result<Vec<(&'static str, String)>, ApiError> {
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
-    let safe = |host: &&str| {
-        (1..=255).contains(&host.len())
-            && host
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
-    };
-    let Some(host) = host.filter(safe) else {
-        return Err(ApiError::bad_request(
-            "the request does not say in its Host header how it reached this server",
-        ));
-    };
+    let host = host(headers)?;
     let image = state.store.image(&deploy.image.to_string()).await?;
     let token = state.task_tokens.make(task.id, task.device);
     let mut fields = vec![
@@ -239,6 +242,49 @@ async fn deploy_fields(
         fields.push(("disk", disk.clone()));
     }
     Ok(fields)
+}
+
+fn capture_fields(
+    state: &AppState,
+    headers: &HeaderMap,
+    task: &Task,
+    capture: &Capture,
+) -> Result<Vec<(&'static str, String)>, ApiError> {
+    let host = host(headers)?;
+    let token = state.task_tokens.make(task.id, task.device);
+    let mut fields = vec![
+        ("action", "capture".into()),
+        (
+            "upload_url",
+            format!("http://{host}/api/uploads/{}?token={token}", task.id),
+        ),
+        ("image", capture.image_name.to_string()),
+    ];
+    if let DiskRule::Named(disk) = &capture.disk {
+        fields.push(("disk", disk.clone()));
+    }
+    if let Some(partition) = capture.partition {
+        fields.push(("partition", partition.to_string()));
+    }
+    Ok(fields)
+}
+
+/// How the client calls this server: its `Host` header, where that is safe in a URL.
+fn host(headers: &HeaderMap) -> Result<&str, ApiError> {
+    let host = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok());
+    let safe = |host: &&str| {
+        (1..=255).contains(&host.len())
+            && host
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || b".-:[]".contains(&b))
+    };
+    host.filter(safe).ok_or_else(|| {
+        ApiError::bad_request(
+            "the request does not say in its Host header how it reached this server",
+        )
+    })
 }
 
 async fn done(
@@ -284,11 +330,22 @@ async fn done(
     Ok(Answer(answer).render(&query_fields(query)?))
 }
 
-/// What speaks against it that a deploy is done: its image cannot be on a disk that has not been
-/// sent all of it.
+/// What speaks against it that a task is done: an image cannot be on a disk that has not been sent
+/// all of it, nor can one have been taken of which nothing came.
 async fn lacking(state: &AppState, task: &Task) -> Result<Option<String>, ApiError> {
-    let TaskAction::Deploy(deploy) = &task.action else {
-        return Ok(None);
+    let deploy = match &task.action {
+        TaskAction::Deploy(deploy) => deploy,
+        TaskAction::Capture(capture) => {
+            let taken = state.store.captured(task.id).await?;
+            return Ok(taken.is_none().then(|| {
+                format!(
+                    "nothing that is whole was uploaded for image {}: order the capture again, and \
+                     report `ok` when the upload was answered with 201",
+                    capture.image_name
+                )
+            }));
+        }
+        TaskAction::Wipe(_) | TaskAction::Reboot | TaskAction::PowerOff => return Ok(None),
     };
     let size = state.store.image(&deploy.image.to_string()).await?.size;
     let sent = task.progress.done;

@@ -1,9 +1,10 @@
 //! Images: everything but taking them in, which is in [`super::upload`].
 
-use crate::error::{ApiError, chain};
+use crate::error::ApiError;
 use crate::extract::{Body, Params, Segment};
 use crate::gc::collect_garbage;
-use crate::raw::{RawImage, ranged};
+use crate::raw::{RawImage, ranged_of};
+use crate::scrub::verify_all;
 use crate::state::AppState;
 use axum::Json;
 use axum::body::Body as HttpBody;
@@ -14,27 +15,24 @@ use bugler_images::ExportFormat;
 use bugler_model::{Event, EventId, EventKind, Image, ImageState};
 use bugler_protocol::agent::ErrorBody;
 use bugler_protocol::manifest::ChunkHash;
-use bugler_protocol::operator::{CollectGarbage, Collected, DamagedChunk, Verified};
-use bytes::Bytes;
+use bugler_protocol::operator::{CollectGarbage, Collected, DamagedChunk, Verified, VerifiedAll};
 use serde::Deserialize;
-use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use utoipa::{IntoParams, ToSchema};
 
 /// How often progress is told.
 pub(super) const TELL_EVERY: Duration = Duration::from_millis(500);
 
-/// Every image, by name.
+/// Every version of every image: by name, the latest version first.
 #[utoipa::path(get, path = "/images", operation_id = "list_images", tag = "images", responses((status = 200, body = Vec<Image>)))]
 pub(super) async fn list(State(state): State<Arc<AppState>>) -> Result<Json<Vec<Image>>, ApiError> {
     Ok(Json(state.store.images().await?))
 }
 
-/// One image, by its id or name.
+/// One version of an image: `i7`, `name@version`, or `name` for the latest version.
 #[utoipa::path(
     get, path = "/images/{image}", operation_id = "show_image", tag = "images",
     params(("image" = String, Path)),
@@ -45,25 +43,6 @@ pub(super) async fn show(
     Segment(image): Segment,
 ) -> Result<Json<Image>, ApiError> {
     Ok(Json(state.store.image(&image).await?))
-}
-
-/// Forgets an image. Its chunks go with the next garbage collection.
-#[utoipa::path(
-    delete, path = "/images/{image}", operation_id = "remove_image", tag = "images",
-    params(("image" = String, Path)),
-    responses(
-        (status = 204),
-        (status = 404, body = ErrorBody, description = "there is no such thing"),
-        (status = 409, body = ErrorBody, description = "an open task needs it"),
-    ),
-)]
-pub(super) async fn remove(
-    State(state): State<Arc<AppState>>,
-    Segment(image): Segment,
-) -> Result<StatusCode, ApiError> {
-    let image = state.store.image(&image).await?;
-    state.store.remove_image(image.id, state.now()).await?;
-    Ok(StatusCode::NO_CONTENT)
 }
 
 /// Tells those who listen how a long job on an image goes; not kept.
@@ -95,13 +74,38 @@ pub(super) struct Binary(Vec<u8>);
 /// How an image is given out.
 #[derive(Clone, Copy, Default, Deserialize, ToSchema)]
 pub(super) enum Format {
-    /// The bytes of the disk, zeros included; ranges can be asked for.
+    /// The bytes of the disk, zeros included.
     #[default]
     #[serde(rename = "raw")]
     Raw,
     /// The same, packed with zstd.
     #[serde(rename = "raw.zst")]
     Zstd,
+    /// qcow2, version 3.
+    #[serde(rename = "qcow2")]
+    Qcow2,
+    /// qcow2 with clusters packed with zstd, for QEMU 5.1 and later.
+    #[serde(rename = "qcow2-zstd")]
+    Qcow2Zstd,
+}
+
+impl Format {
+    fn export(self) -> ExportFormat {
+        match self {
+            Self::Raw => ExportFormat::Raw,
+            Self::Zstd => ExportFormat::Zstd,
+            Self::Qcow2 => ExportFormat::Qcow2,
+            Self::Qcow2Zstd => ExportFormat::Qcow2Zstd,
+        }
+    }
+
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Raw => "img",
+            Self::Zstd => "img.zst",
+            Self::Qcow2 | Self::Qcow2Zstd => "qcow2",
+        }
+    }
 }
 
 /// How an image is given out.
@@ -114,7 +118,8 @@ pub(super) struct RawQuery {
     format: Format,
 }
 
-/// The whole image. A body that ends early was cut off, because a chunk is damaged.
+/// The whole image, or a range of it, in any format. A body that ends early was cut off, because a
+/// chunk is damaged.
 #[utoipa::path(
     get, path = "/images/{image}/raw", operation_id = "read_image", tag = "images",
     params(("image" = String, Path), RawQuery),
@@ -132,25 +137,18 @@ pub(super) async fn raw(
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
     let image = state.store.image(&image).await?;
-    let extension = match format {
-        Format::Raw => "img",
-        Format::Zstd => "img.zst",
-    };
     // An image's name is safe in a quoted string: see `ImageName`.
-    let disposition = format!("attachment; filename=\"{}.{extension}\"", image.name);
+    let disposition = format!(
+        "attachment; filename=\"{}.{}\"",
+        image.name,
+        format.extension()
+    );
     let head = [
         (header::CONTENT_TYPE, "application/octet-stream".to_owned()),
         (header::CONTENT_DISPOSITION, disposition),
     ];
-    if let Format::Zstd = format {
-        let body = match method {
-            Method::HEAD => HttpBody::empty(),
-            _ => HttpBody::from_stream(packed(&state, &image)?),
-        };
-        return Ok((head, body).into_response());
-    }
-    let content = RawImage::open(&state, &image.manifest).await?;
-    let (range, status, mut answer) = match ranged(&headers, content.size()) {
+    let content = RawImage::open_as(&state, &image.manifest, format.export()).await?;
+    let (range, status, mut answer) = match ranged_of(&headers, content.size(), content.tag()) {
         Ok(parts) => parts,
         Err(refusal) => return Ok(*refusal),
     };
@@ -169,43 +167,45 @@ pub(super) async fn raw(
     Ok((status, answer, body).into_response())
 }
 
-/// An image packed with zstd, from a thread of its own that keeps pace with the network.
-fn packed(
-    state: &Arc<AppState>,
-    image: &Image,
-) -> Result<ReceiverStream<io::Result<Bytes>>, ApiError> {
+/// The image's block map, as bmaptool takes it: version 2.0, with SHA-256. Every chunk is read for it
+/// first. A client that goes away ends it.
+#[utoipa::path(
+    get, path = "/images/{image}/bmap", operation_id = "read_block_map", tag = "images",
+    params(("image" = String, Path)),
+    responses(
+        (status = 200, content_type = "application/xml", body = String),
+        (status = 404, body = ErrorBody, description = "there is no such thing"),
+        (status = 503, body = ErrorBody, description = "too many such jobs at once"),
+    ),
+)]
+pub(super) async fn block_map(
+    State(state): State<Arc<AppState>>,
+    Segment(image): Segment,
+) -> Result<Response, ApiError> {
+    let image = state.store.image(&image).await?;
     let hash: ChunkHash = image
         .manifest
         .parse()
         .map_err(|error| ApiError::conflict(format!("{error}")))?;
-    let place = job(state)?;
-    let images = state.images.clone();
-    let (sender, receiver) = mpsc::channel(4);
-    tokio::task::spawn_blocking(move || {
-        let _place = place;
-        let mut pipe = Pipe(sender);
-        if let Err(error) = images.export(&hash, &mut pipe, ExportFormat::Zstd) {
-            tracing::warn!("an export of {hash} ended early: {}", chain(&error));
-            // Nobody there to be told: the client went away first.
-            let _ = pipe.0.blocking_send(Err(error));
-        }
-    });
-    Ok(ReceiverStream::new(receiver))
-}
-
-/// A writer into a body.
-struct Pipe(mpsc::Sender<io::Result<Bytes>>);
-
-impl Write for Pipe {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
-        sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the client went away"))?;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
+    let place = job(&state)?;
+    let gone = CancellationToken::new();
+    let _end_with_the_request = gone.clone().drop_guard();
+    let made = {
+        let (images, stop) = (state.images.clone(), state.stop.clone());
+        tokio::task::spawn_blocking(move || {
+            let _place = place;
+            images.block_map(&hash, |_, _| !gone.is_cancelled() && !stop.is_cancelled())
+        })
+    };
+    let Some(text) = made.await?? else {
+        return Err(ApiError::busy("the server is stopping: ask again later"));
+    };
+    let disposition = format!("attachment; filename=\"{}.bmap\"", image.name);
+    let head = [
+        (header::CONTENT_TYPE, "application/xml".to_owned()),
+        (header::CONTENT_DISPOSITION, disposition),
+    ];
+    Ok((head, text).into_response())
 }
 
 /// Reads every chunk of an image and compares it with its hash; marks the image as damaged or
@@ -270,6 +270,31 @@ pub(super) async fn verify(
         })
         .collect();
     Ok(Json(Verified { chunks, damaged }))
+}
+
+/// Reads every chunk of every image, each once, and compares it with its hash; marks each image as
+/// damaged or good. A client that goes away ends it.
+#[utoipa::path(
+    post, path = "/images/verify", operation_id = "verify_images", tag = "images",
+    responses(
+        (status = 200, body = VerifiedAll),
+        (status = 503, body = ErrorBody, description = "too many such jobs at once"),
+    ),
+)]
+pub(super) async fn verify_every(
+    State(state): State<Arc<AppState>>,
+) -> Result<Json<VerifiedAll>, ApiError> {
+    let _place = job(&state)?;
+    let gone = state.stop.child_token();
+    let _end_with_the_request = gone.clone().drop_guard();
+    let mut told = Instant::now();
+    let telling = |done| {
+        if told.elapsed() >= TELL_EVERY {
+            told = Instant::now();
+            tell(&state, None, format!("verifying all images: {done} chunks"));
+        }
+    };
+    Ok(Json(verify_all(&state, gone, telling).await?))
 }
 
 /// Removes chunks that no image needs.

@@ -1,13 +1,25 @@
 //! The operator plane: what people and their programs reach, under `/api/v1/`.
 
+mod capture;
 mod devices;
+mod eeprom;
 mod events;
 mod images;
+mod look;
+mod order;
+mod overlays;
+mod plan;
+mod power;
+mod profiles;
+mod rules;
 mod server;
 mod tasks;
 mod upload;
+mod versions;
+mod words;
 
-pub(crate) use upload::Uploads;
+pub(crate) use upload::{Uploads, receive};
+pub(crate) use versions::{SizesCache, manifests};
 
 use crate::device::{unknown_path, wrong_method};
 use crate::guard::guarded;
@@ -38,17 +50,45 @@ fn routes() -> OpenApiRouter<Arc<AppState>> {
         .routes(routes!(devices::show, devices::patch, devices::remove))
         .routes(routes!(devices::netboot))
         .routes(routes!(devices::sessions))
+        .routes(routes!(capture::packets))
+        .routes(routes!(plan::show))
+        .routes(routes!(eeprom::show, eeprom::put, eeprom::remove))
+        .routes(routes!(profiles::list))
+        .routes(routes!(profiles::show, profiles::put, profiles::remove))
+        .routes(routes!(rules::list, rules::put))
+        .routes(routes!(overlays::list))
+        .routes(routes!(overlays::reset))
+        .routes(routes!(overlays::grow))
+        .routes(routes!(overlays::commit))
+        .routes(routes!(power::list, power::order))
+        .routes(routes!(power::show, power::put, power::remove))
         .routes(routes!(tasks::list, tasks::create))
+        .routes(routes!(tasks::plan))
         .routes(routes!(tasks::show))
         .routes(routes!(tasks::cancel))
+        .routes(routes!(tasks::image))
         .routes(routes!(images::list))
-        .routes(routes!(images::show, upload::put, images::remove))
+        .routes(routes!(
+            images::show,
+            upload::put,
+            versions::patch,
+            versions::remove
+        ))
+        .routes(routes!(versions::sizes))
         .routes(routes!(images::raw))
+        .routes(routes!(images::block_map))
         .routes(routes!(images::verify))
+        .routes(routes!(images::verify_every))
         .routes(routes!(images::gc))
+        .routes(routes!(look::partitions))
+        .routes(routes!(look::files))
+        .routes(routes!(look::file))
+        .routes(routes!(look::diff))
         .routes(routes!(events::list))
         .routes(routes!(events::stream))
         .routes(routes!(server::show))
+        .routes(routes!(server::key))
+        .routes(routes!(server::rotate))
         .layer(DefaultBodyLimit::max(MAX_BODY));
     let document = OpenApiBuilder::new().info(info).build();
     OpenApiRouter::with_openapi(document).nest("/api/v1", v1)

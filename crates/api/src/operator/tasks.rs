@@ -1,16 +1,16 @@
 //! Tasks.
 
+use super::order::{self, Planned};
 use crate::error::ApiError;
 use crate::extract::{Body, Params, Segment};
 use crate::state::AppState;
+use crate::token;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use bugler_model::{
-    Deploy, Device, Disk, DiskRule, EventKind, Image, ImageState, NewTask, Task, TaskAction, TaskId,
-};
+use bugler_model::{EventKind, Image, NewTask, Task, TaskId};
 use bugler_protocol::agent::ErrorBody;
-use bugler_protocol::operator::{CreatedTasks, NewTasks, Order};
+use bugler_protocol::operator::{CreatedTasks, NewTasks, TaskPlan, Verdict};
 use bugler_store::TaskFilter;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -61,13 +61,14 @@ pub(super) async fn list(
     Ok(Json(state.store.tasks(filter).await?))
 }
 
-/// Makes the same task for several devices, all or none.
+/// Makes the same task for several devices, all or none. Where a deploy, a wipe or a capture is for a
+/// device whose agent does not run, and something switches it, it is switched into its agent.
 #[utoipa::path(
     post, path = "/tasks", operation_id = "create_tasks", tag = "tasks",
     request_body = NewTasks,
     responses(
         (status = 201, body = CreatedTasks),
-        (status = 400, body = ErrorBody, description = "no device is named"),
+        (status = 400, body = ErrorBody, description = "no device is named, or a template is wrong"),
         (status = 404, body = ErrorBody, description = "no such device or image"),
         (status = 409, body = ErrorBody, description = "a device has an open task, a device is \
          ambiguous, the image is damaged, or no disk can hold it"),
@@ -77,108 +78,77 @@ pub(super) async fn create(
     State(state): State<Arc<AppState>>,
     Body(new): Body<NewTasks>,
 ) -> Result<(StatusCode, Json<CreatedTasks>), ApiError> {
-    let mut devices: Vec<Arc<Device>> = Vec::new();
-    for text in &new.devices {
-        devices.push(state.store.resolve_device(text).await?);
-    }
-    if let Some(tag) = &new.tag {
-        let all = state.store.devices().await?;
-        let tagged = all.into_iter().filter(|device| device.tags.contains(tag));
-        let before = devices.len();
-        devices.extend(tagged);
-        if devices.len() == before {
-            return Err(ApiError::not_found(format!(
-                "no device has the tag {tag:?}"
-            )));
+    let planned = order::plan(&state, &new).await?;
+    let mut tasks = Vec::new();
+    let mut skipped = Vec::new();
+    let now = state.now();
+    for planned in planned {
+        let Planned {
+            view,
+            action,
+            phone_home,
+        } = planned?;
+        // Before the task: its agent may be quicker than the next line.
+        if let Some(token) = phone_home {
+            let store = &state.store;
+            store
+                .expect_phone_home(view.device, token::hash(&token), now)
+                .await?;
+        }
+        match action {
+            Some(action) => tasks.push(NewTask {
+                device: view.device,
+                action,
+            }),
+            None => skipped.push(view),
         }
     }
-    devices.sort_by_key(|device| device.id);
-    devices.dedup_by_key(|device| device.id);
-    if devices.is_empty() {
-        return Err(ApiError::bad_request("name at least one device, or a tag"));
-    }
-    let action = match new.action {
-        Order::Deploy {
-            image,
-            disk,
-            verify,
-        } => {
-            let image = state.store.image(&image).await?;
-            if image.state == ImageState::Damaged {
-                return Err(ApiError::conflict(format!(
-                    "image {} is damaged in the store: remove it and add it again",
-                    image.name
-                )));
-            }
-            for device in &devices {
-                check_disks(device, &image, &disk)?;
-            }
-            TaskAction::Deploy(Deploy {
-                image: image.id,
-                image_name: image.name,
-                manifest: image.manifest,
-                disk,
-                verify,
-            })
-        }
-        Order::Reboot {} => TaskAction::Reboot,
-        Order::PowerOff {} => TaskAction::PowerOff,
-    };
-    let tasks = devices
-        .iter()
-        .map(|device| NewTask {
-            device: device.id,
-            action: action.clone(),
-        })
-        .collect();
-    let tasks = state.store.create_tasks(tasks, state.now()).await?;
-    Ok((StatusCode::CREATED, Json(CreatedTasks { tasks })))
+    let tasks = state.store.create_tasks(tasks, now).await?;
+    let power = super::power::into_agents(&state, &new, &tasks).await;
+    Ok((
+        StatusCode::CREATED,
+        Json(CreatedTasks {
+            tasks,
+            skipped,
+            power,
+        }),
+    ))
 }
 
-/// Refuses a deploy that cannot succeed on the disks that the device's agent last reported. The
-/// agent looks again before it writes: what passes here may still be refused there.
-fn check_disks(device: &Device, image: &Image, rule: &DiskRule) -> Result<(), ApiError> {
-    let Some(inventory) = &device.inventory else {
-        return Ok(());
-    };
-    let meant = |disk: &&Disk| match rule {
-        DiskRule::Auto => !disk.removable,
-        DiskRule::Named(name) => {
-            disk.path == *name
-                || disk.serial.as_ref() == Some(name)
-                || disk.model.as_ref() == Some(name)
+/// What would come of an order, for each device, and why. Nothing is made or changed.
+#[utoipa::path(
+    post, path = "/tasks/plan", operation_id = "plan_tasks", tag = "tasks",
+    request_body = NewTasks,
+    responses(
+        (status = 200, body = TaskPlan),
+        (status = 400, body = ErrorBody, description = "no device is named, or the order cannot be meant"),
+        (status = 404, body = ErrorBody, description = "no such device or image"),
+        (status = 409, body = ErrorBody, description = "a device is ambiguous, or the image is damaged"),
+    ),
+)]
+pub(super) async fn plan(
+    State(state): State<Arc<AppState>>,
+    Body(new): Body<NewTasks>,
+) -> Result<Json<TaskPlan>, ApiError> {
+    let planned = order::plan(&state, &new).await?;
+    let mut devices = Vec::new();
+    for planned in planned {
+        let mut view = match planned {
+            Ok(planned) => planned.view,
+            Err(refused) => refused.view(),
+        };
+        if view.verdict == Verdict::Do
+            && let Some(task) = state.store.open_task(view.device).await?
+        {
+            view.verdict = Verdict::Refuse;
+            view.why = format!(
+                "it has an open task already, {}, which is {}",
+                task.id, task.state
+            );
         }
-    };
-    let fits = |disk: &&Disk| {
-        !disk.read_only && disk.size >= image.size && disk.sector_size == image.sector_size
-    };
-    let candidates: Vec<&Disk> = inventory.disks.iter().filter(meant).collect();
-    // A named disk that was not there at the last boot may have been put in since.
-    let unknown = matches!(rule, DiskRule::Named(_)) && candidates.is_empty();
-    if unknown || candidates.iter().any(fits) {
-        return Ok(());
+        devices.push(view);
     }
-    let found = match candidates.as_slice() {
-        [] => "has no fixed disk".to_owned(),
-        disks => {
-            let each = disks.iter().map(|disk| {
-                let read_only = if disk.read_only { ", read-only" } else { "" };
-                format!(
-                    "{}: {} bytes, {} B sectors{read_only}",
-                    disk.path, disk.size, disk.sector_size
-                )
-            });
-            format!("has {}", each.collect::<Vec<_>>().join("; "))
-        }
-    };
-    Err(ApiError::conflict(format!(
-        "image {} needs a disk of at least {} bytes with {} B sectors; {} {found}: choose another \
-         image or disk",
-        image.name,
-        image.size,
-        image.sector_size,
-        device.label()
-    )))
+    Ok(Json(TaskPlan { devices }))
 }
 
 fn task_id(text: &str) -> Result<TaskId, ApiError> {
@@ -234,6 +204,31 @@ pub(super) async fn show(
     Ok(Json(state.store.task(id).await?))
 }
 
+/// The image that a capture has made.
+#[utoipa::path(
+    get, path = "/tasks/{task}/image", operation_id = "show_captured_image", tag = "tasks",
+    params(("task" = String, Path)),
+    responses(
+        (status = 200, body = Image),
+        (status = 404, body = ErrorBody, description = "there is no such task, or it has made no image"),
+    ),
+)]
+pub(super) async fn image(
+    State(state): State<Arc<AppState>>,
+    Segment(id): Segment,
+) -> Result<Json<Image>, ApiError> {
+    let task = state.store.task(task_id(&id)?).await?;
+    let image = state.store.captured(task.id).await?;
+    image.map(Json).ok_or_else(|| {
+        ApiError::not_found(format!(
+            "{}, a {} that is {}, has made no image that is still there",
+            task.id,
+            task.action.word(),
+            task.state
+        ))
+    })
+}
+
 /// Ends a task. Its agent stops at its next report and leaves the disk as it is.
 #[utoipa::path(
     post, path = "/tasks/{task}/cancel", operation_id = "cancel_task", tag = "tasks",
@@ -253,114 +248,4 @@ pub(super) async fn cancel(
         .cancel_task(task_id(&id)?, "by an operator", state.now())
         .await?;
     Ok(Json(task))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use bugler_model::{ImageId, Inventory, Netboot, Presence, Profile, Timestamp};
-
-    fn image(size: u64) -> Image {
-        Image {
-            id: ImageId(1),
-            name: "debian".parse().unwrap(),
-            manifest: String::new(),
-            size,
-            used: 0,
-            stored: 0,
-            sector_size: 512,
-            state: ImageState::Good,
-            created: Timestamp(0),
-        }
-    }
-
-    fn device(disks: Option<Vec<Disk>>) -> Device {
-        Device {
-            id: bugler_model::DeviceId(1),
-            name: None,
-            tags: vec![],
-            uuid: None,
-            macs: vec![],
-            arch: None,
-            firmware: None,
-            netboot: Netboot::On,
-            profile: Profile::Agent,
-            presence: Presence::Agent,
-            address: None,
-            inventory: disks.map(|disks| Inventory {
-                disks,
-                ..Inventory::default()
-            }),
-            created: Timestamp(0),
-            seen: Timestamp(0),
-            open_tasks: 0,
-        }
-    }
-
-    fn disk(path: &str, size: u64) -> Disk {
-        Disk {
-            path: path.into(),
-            size,
-            sector_size: 512,
-            ..Disk::default()
-        }
-    }
-
-    fn error(disks: Vec<Disk>, rule: DiskRule) -> String {
-        check_disks(&device(Some(disks)), &image(1000), &rule)
-            .unwrap_err()
-            .to_string()
-    }
-
-    #[test]
-    fn a_deploy_that_fits_no_disk_is_refused_with_the_numbers() {
-        let small = error(
-            vec![disk("/dev/sda", 999), disk("/dev/sdb", 10)],
-            DiskRule::Auto,
-        );
-        assert!(
-            small.contains("at least 1000 bytes") && small.contains("/dev/sda: 999"),
-            "{small}"
-        );
-        assert!(error(vec![], DiskRule::Auto).contains("no fixed disk"));
-        let usb = Disk {
-            removable: true,
-            ..disk("/dev/sdc", 5000)
-        };
-        assert!(error(vec![usb.clone()], DiskRule::Auto).contains("no fixed disk"));
-        let named = DiskRule::Named("/dev/sda".into());
-        let text = error(vec![disk("/dev/sda", 999), disk("/dev/sdb", 5000)], named);
-        assert!(!text.contains("sdb"), "{text}");
-        let other = Disk {
-            sector_size: 4096,
-            ..disk("/dev/sda", 5000)
-        };
-        assert!(error(vec![other], DiskRule::Auto).contains("4096 B sectors"));
-        let read_only = Disk {
-            read_only: true,
-            ..disk("/dev/sda", 5000)
-        };
-        assert!(error(vec![read_only], DiskRule::Auto).contains("read-only"));
-    }
-
-    #[test]
-    fn what_may_fit_is_left_to_the_agent() {
-        let check = |disks, rule| check_disks(&device(disks), &image(1000), &rule);
-        check(None, DiskRule::Auto).unwrap();
-        check(
-            Some(vec![disk("/dev/sda", 1), disk("/dev/sdb", 1000)]),
-            DiskRule::Auto,
-        )
-        .unwrap();
-        check(
-            Some(vec![disk("/dev/sda", 1)]),
-            DiskRule::Named("/dev/sdz".into()),
-        )
-        .unwrap();
-        let usb = Disk {
-            removable: true,
-            ..disk("/dev/sdc", 5000)
-        };
-        check(Some(vec![usb]), DiskRule::Named("/dev/sdc".into())).unwrap();
-    }
 }

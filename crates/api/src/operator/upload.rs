@@ -8,6 +8,7 @@
 //! with an image that is whole and in the registry, or with nothing.
 
 use super::images::{Binary, TELL_EVERY, tell};
+use super::versions;
 use crate::error::ApiError;
 use crate::extract::{Params, Segment};
 use crate::state::AppState;
@@ -92,18 +93,22 @@ pub(super) struct PutQuery {
     /// Logical sector size of the disks that the image is for: 512, 1024, 2048 or 4096. Where it
     /// is not given it is taken from the image's partition table, else it is 512.
     sector_size: Option<u32>,
+    /// What people say of this version: one line of at most 1,000 characters.
+    #[serde(default)]
+    note: String,
 }
 
-/// Adds an image from the request's body: raw, or packed as .gz, .xz, .zst or .bz2, of any size.
-/// An upload that is cut off leaves nothing.
+/// Adds the next version of an image from the request's body: raw, packed as .gz, .xz, .zst or .bz2, of any size, or
+/// qcow2 of up to 256 GiB without a backing file, which is kept aside until it has been read. An
+/// upload that is cut off leaves nothing.
 #[utoipa::path(
     put, path = "/images/{image}", operation_id = "add_image", tag = "images",
     params(("image" = String, Path, description = "its name"), PutQuery),
     request_body(content = Binary, content_type = "application/octet-stream"),
     responses(
         (status = 201, body = Image),
-        (status = 400, body = ErrorBody, description = "the name or the length is wrong"),
-        (status = 409, body = ErrorBody, description = "the name is taken"),
+        (status = 400, body = ErrorBody, description = "the name, the note or the length is wrong"),
+        (status = 409, body = ErrorBody, description = "one of this name is arriving right now"),
         (status = 413, body = ErrorBody, description = "the disk would be too large"),
         (status = 422, body = ErrorBody, description = "it is no disk image, or damaged"),
         (status = 507, body = ErrorBody, description = "the server's disk is full"),
@@ -119,8 +124,12 @@ pub(super) async fn put(
     // Nothing of the body is read before it is known to be wanted: a client that asks with
     // `Expect: 100-continue` sends nothing of it then.
     let asks_first = headers.contains_key(header::EXPECT);
-    let reserved = match accept(&state, &name).await {
-        Ok(reserved) => reserved,
+    let accepted = match versions::check_note(&query.note) {
+        Ok(note) => accept(&state, &name).await.map(|name| (name, note)),
+        Err(refusal) => Err(refusal),
+    };
+    let (reserved, note) = match accepted {
+        Ok(accepted) => accepted,
         Err(refusal) => {
             if !asks_first {
                 tokio::spawn(drain(body.into_data_stream()));
@@ -132,7 +141,8 @@ pub(super) async fn put(
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok());
     let expected = length.and_then(|text| text.parse().ok());
-    let work = tokio::spawn(take_in(state, reserved, body, query.sector_size, expected));
+    let work = take_in(state, reserved, note, body, query.sector_size, expected);
+    let work = tokio::spawn(work);
     let image = work.await??;
     Ok((StatusCode::CREATED, Json(image)))
 }
@@ -143,14 +153,6 @@ async fn accept(state: &AppState, name: &str) -> Result<Reserved, ApiError> {
         .parse()
         .map_err(|error| ApiError::bad_request(format!("{error}")))?;
     let reserved = state.uploads.reserve(&name)?;
-    let images = state.store.images().await?;
-    if let Some(there) = images.iter().find(|image| image.name == name) {
-        return Err(ApiError::conflict(format!(
-            "there is an image named {name} already ({}): choose another name, or remove that one \
-             first",
-            there.id
-        )));
-    }
     Ok(reserved)
 }
 
@@ -171,11 +173,36 @@ async fn drain(mut body: BodyDataStream) {
 async fn take_in(
     state: Arc<AppState>,
     reserved: Reserved,
+    note: String,
     body: Body,
     sector_size: Option<u32>,
     expected_bytes: Option<u64>,
 ) -> Result<Image, ApiError> {
     let name = reserved.name.clone();
+    let added = receive(&state, &name, body, sector_size, expected_bytes).await?;
+    let new = NewImage {
+        name,
+        note,
+        origin: None,
+        manifest: added.manifest.to_string(),
+        size: added.disk_size,
+        used: added.used_bytes,
+        stored: added.stored_bytes,
+        sector_size: added.sector_size,
+    };
+    // `added` holds the chunks until the registry has the image.
+    Ok(state.store.add_image(new, state.now()).await?)
+}
+
+/// Takes a body into the chunk store; `name` is for those who follow how it goes. What the future
+/// gives holds the chunks until it is dropped.
+pub(crate) async fn receive(
+    state: &Arc<AppState>,
+    name: &ImageName,
+    body: Body,
+    sector_size: Option<u32>,
+    expected_bytes: Option<u64>,
+) -> Result<Added, ApiError> {
     let (sender, receiver) = mpsc::channel(QUEUE);
     let adding = {
         let (state, name) = (state.clone(), name.clone());
@@ -190,18 +217,8 @@ async fn take_in(
         })
     };
     // A thread that gave up has the better error: that the body then has nowhere to go follows.
-    feed(&state, body, sender).await;
-    let added = adding.await??;
-    let new = NewImage {
-        name,
-        manifest: added.manifest.to_string(),
-        size: added.disk_size,
-        used: added.used_bytes,
-        stored: added.stored_bytes,
-        sector_size: added.sector_size,
-    };
-    // `added` holds the chunks until the registry has the image.
-    Ok(state.store.add_image(new, state.now()).await?)
+    feed(state, body, sender).await;
+    Ok(adding.await??)
 }
 
 /// What comes through the channel. A channel that closes without an `End` was cut off.

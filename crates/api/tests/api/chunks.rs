@@ -1,11 +1,17 @@
 //! Manifests and chunks: a device gets its own image, whole, and nothing else.
 
 use crate::lab::{Lab, MIB, TestAgent};
+use bugler_api::ServerKeys;
 use bugler_model::{Image, ImageState};
-use bugler_protocol::agent::{Assignment, CHUNK_STREAM, ChunkRequest, Damaged};
+use bugler_protocol::agent::{
+    Assignment, CHUNK_STREAM, ChunkRequest, Damaged, SIGNATURE_HEADER, SUCCESSION_HEADER,
+};
 use bugler_protocol::manifest::{ChunkHash, Manifest};
+use bugler_protocol::operator::ServerKey;
+use bugler_protocol::signature::{ManifestSignature, Succession, manifest_message};
 use serde_json::json;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 async fn deploy(lab: &Lab, agent: &TestAgent, image: &str) {
     let order = json!({"action": {"kind": "deploy", "image": image}, "devices": [agent.id]});
@@ -189,4 +195,41 @@ async fn a_report_of_damage_is_checked_before_it_is_believed() {
             .error(409)
             .contains("damaged")
     );
+}
+
+/// What the agent checks: who has signed the manifest, and how that key came to be.
+#[tokio::test]
+async fn a_manifest_comes_with_the_servers_signature_also_after_a_change_of_keys() {
+    let keys = tempfile::tempdir().unwrap();
+    let keys = Arc::new(ServerKeys::open(keys.path()).unwrap());
+    let lab = Lab::signing(keys.clone()).await;
+    let (image, _) = lab.image("debian").await;
+    let agent = lab.agent(1).await;
+    deploy(&lab, &agent, "debian").await;
+    let path = format!("manifests/{}", image.manifest);
+    let verified = |answer: &crate::lab::Answer| {
+        let signature: ManifestSignature = answer.header(SIGNATURE_HEADER).parse().unwrap();
+        let key = ed25519_dalek::VerifyingKey::from_bytes(&signature.key.0).unwrap();
+        let message = manifest_message(&image.manifest.parse().unwrap());
+        let bytes = ed25519_dalek::Signature::from_bytes(&signature.signature.0);
+        key.verify_strict(&message, &bytes).unwrap();
+        signature.key
+    };
+    let first = lab.agent_get(&agent.token, &path).await;
+    assert_eq!(verified(&first), keys.public());
+    assert!(!first.headers.contains_key(SUCCESSION_HEADER));
+    let shown: ServerKey = lab.get("/api/v1/server/key").await.json();
+    let old = keys.public().to_string();
+    assert_eq!((&shown.key, shown.changes.len()), (&old, 0));
+
+    let rotated: ServerKey = lab
+        .post("/api/v1/server/key/rotate", &serde_json::json!({}))
+        .await
+        .json();
+    assert_ne!(rotated.key, old);
+    assert_eq!(rotated.changes[0].old, old);
+    let second = lab.agent_get(&agent.token, &path).await;
+    assert_eq!(verified(&second).to_string(), rotated.key);
+    let succession: Succession = second.header(SUCCESSION_HEADER).parse().unwrap();
+    assert_eq!(succession.0, keys.changes());
 }

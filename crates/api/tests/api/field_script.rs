@@ -1,8 +1,8 @@
 //! The client in `docs/device-api.md`, run as it stands there, but for its pauses, where it reads
 //! its MAC address, and what reboots.
 
-use crate::lab::Lab;
-use bugler_model::{Task, TaskState};
+use crate::lab::{Lab, MIB, pattern};
+use bugler_model::{Image, Task, TaskState};
 use serde_json::json;
 use std::path::Path;
 use tokio::net::TcpListener;
@@ -111,5 +111,40 @@ async fn the_documented_client_reports_an_image_that_is_cut_off() {
     let task = ended(&lab).await;
     assert_eq!(task.state, TaskState::Failed);
     assert!(task.message.unwrap().contains("could not be written"));
+    drop(client);
+}
+
+#[tokio::test]
+async fn the_documented_client_sends_its_disk() {
+    let lab = Lab::new().await;
+    let client = start(&lab).await;
+    let content = pattern(3 * MIB, "a disk");
+    std::fs::write(&client.disk, &content).unwrap();
+    registered(&lab).await;
+    let action = json!({"kind": "capture", "image_name": "pc", "note": "by hand"});
+    let order = json!({"action": action, "devices": ["d1"]});
+    assert_eq!(lab.post("/api/v1/tasks", &order).await.status, 201);
+    let task = ended(&lab).await;
+    assert_eq!(task.state, TaskState::Done, "{:?}", task.message);
+    let image: Image = lab.get("/api/v1/tasks/t1/image").await.json();
+    assert_eq!(
+        (image.label().as_str(), image.note.as_str()),
+        ("pc@1", "by hand")
+    );
+    let origin = image.origin.unwrap();
+    assert_eq!(
+        (
+            origin.device.to_string().as_str(),
+            origin.agent_version.as_str()
+        ),
+        ("d1", "shell client")
+    );
+    let manifest = image.manifest.parse().unwrap();
+    let manifest = lab.state.images.manifest(&manifest).unwrap();
+    let chunks = manifest.chunks.iter();
+    let read: Vec<u8> = chunks
+        .flat_map(|chunk| lab.state.images.read_chunk(&chunk.hash).unwrap())
+        .collect();
+    assert!(read == content);
     drop(client);
 }

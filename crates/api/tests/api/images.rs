@@ -3,11 +3,12 @@
 use crate::lab::{Lab, MIB, call, pattern};
 use axum::body::Body;
 use axum::http::Method;
+use bugler_api::verify_slowly;
 use bugler_model::{EventKind, Image, ImageState};
-use bugler_protocol::operator::{Collected, Verified};
+use bugler_protocol::operator::{Collected, ImageSizes, Verified, VerifiedAll};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::io;
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -72,15 +73,18 @@ async fn parts_of_an_image_can_be_asked_for() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_taken_is_refused_before_anything_is_read() {
+async fn a_name_that_cannot_be_is_refused_before_anything_is_read() {
     let lab = Lab::new().await;
-    lab.image("debian").await;
     // A body that never comes: whoever read it would wait for ever.
-    let never = Body::from_stream(stream::pending::<io::Result<Bytes>>());
-    let path = "/api/v1/images/debian";
     let expect = [("expect", "100-continue")];
-    let refused = call(&lab.operator, Method::PUT, path, &expect, never).await;
-    assert!(refused.error(409).contains("i1"));
+    for (path, expected) in [
+        ("/api/v1/images/deb@1", "not an image name"),
+        ("/api/v1/images/debian?note=a%0Ab", "one line"),
+    ] {
+        let never = Body::from_stream(stream::pending::<io::Result<Bytes>>());
+        let refused = call(&lab.operator, Method::PUT, path, &expect, never).await;
+        assert!(refused.error(400).contains(expected), "{path}");
+    }
     for name in ["a%20b", "-x", "..%2fx"] {
         let path = format!("/api/v1/images/{name}");
         call(&lab.operator, Method::PUT, &path, &[], "x".into())
@@ -92,6 +96,173 @@ async fn a_name_that_is_taken_is_refused_before_anything_is_read() {
     lab.upload("i7", &pattern(MIB, "x")).await.error(409);
     let collected: Collected = lab.post("/api/v1/images/gc", &json!({})).await.json();
     assert_eq!((collected.chunks, stored(&lab)), (1, before));
+}
+
+#[tokio::test]
+async fn a_name_has_versions_with_notes_and_each_can_be_named() {
+    let lab = Lab::new().await;
+    let put = |content: Vec<u8>, note: &'static str| {
+        let path = format!("/api/v1/images/debian?note={note}");
+        let operator = &lab.operator;
+        async move { call(operator, Method::PUT, &path, &[], content.into()).await }
+    };
+    let first: Image = put(pattern(2 * MIB, "x"), "as%20it%20came").await.json();
+    let mut newer = pattern(2 * MIB, "x");
+    newer[MIB..].copy_from_slice(&pattern(MIB, "new"));
+    let second: Image = put(newer.clone(), "").await.json();
+    assert_eq!((first.version, second.version), (1, 2));
+    assert_eq!(first.note, "as it came");
+    for (text, meant) in [
+        ("debian", &second),
+        ("debian@1", &first),
+        ("debian%402", &second),
+        ("i1", &first),
+    ] {
+        let path = format!("/api/v1/images/{text}");
+        assert_eq!(&lab.get(&path).await.json::<Image>(), meant, "{text}");
+    }
+    lab.get("/api/v1/images/debian@3").await.error(404);
+    let raw = lab.get("/api/v1/images/debian@2/raw").await;
+    assert!(raw.body == newer);
+
+    let change = json!({"note": "  with nginx "});
+    let path = "/api/v1/images/debian@1";
+    let body = change.to_string().into();
+    let head = [("content-type", "application/json")];
+    let changed = call(&lab.operator, Method::PATCH, path, &head, body).await;
+    assert_eq!(changed.json::<Image>().note, "with nginx");
+
+    let sizes: Vec<ImageSizes> = lab.get("/api/v1/image-sizes").await.json();
+    let of = |label: &str| sizes.iter().find(|s| s.label == label).unwrap();
+    let (one, two) = (of("debian@1"), of("debian@2"));
+    assert_eq!(one.own + one.shared, one.stored);
+    assert!(one.own > 0 && two.own > 0);
+    assert_eq!(one.shared, two.shared, "the first chunk of both");
+    assert_eq!((one.size, one.used), (2 << 20, 2 << 20));
+
+    let delete = async |path: &str| {
+        let path = format!("/api/v1/images/{path}");
+        call(&lab.operator, Method::DELETE, &path, &[], Body::empty()).await
+    };
+    let refused = delete("debian").await.error(409);
+    assert!(
+        refused.contains("has 2 versions") && refused.contains("debian@2"),
+        "{refused}"
+    );
+    delete("debian@1?all_versions=true").await.error(400);
+    assert_eq!(delete("debian@1").await.status, 204);
+    let sizes: Vec<ImageSizes> = lab.get("/api/v1/image-sizes").await.json();
+    assert_eq!((sizes.len(), sizes[0].shared), (1, 0), "not from the cache");
+    let third: Image = put(pattern(MIB, "y"), "").await.json();
+    assert_eq!(third.version, 3);
+    assert_eq!(delete("debian?all_versions=true").await.status, 204);
+    lab.get("/api/v1/images/debian").await.error(404);
+    // One version alone needs no word.
+    put(pattern(MIB, "z"), "").await.json::<Image>();
+    assert_eq!(delete("debian").await.status, 204);
+}
+
+#[tokio::test]
+async fn everything_is_verified_and_every_version_that_needs_a_damaged_chunk_is_marked() {
+    let lab = Lab::new().await;
+    let shared = pattern(MIB, "shared");
+    let content = |own: &str| [shared.clone(), pattern(MIB, own)].concat();
+    for (name, own) in [("one", "a"), ("two", "b")] {
+        lab.upload(name, &content(own)).await.json::<Image>();
+    }
+    lab.upload("other", &pattern(MIB, "c"))
+        .await
+        .json::<Image>();
+    let verify = async || -> VerifiedAll {
+        let path = "/api/v1/images/verify";
+        lab.post(path, &json!({})).await.json()
+    };
+    let all = verify().await;
+    assert_eq!((all.images, all.chunks, all.damaged_chunks), (3, 4, 0));
+
+    let hash = blake3::hash(&shared).to_string();
+    let file = lab
+        .dir
+        .path()
+        .join("images/chunks")
+        .join(&hash[..2])
+        .join(&hash);
+    let good = std::fs::read(&file).unwrap();
+    let mut bad = good.clone();
+    bad[good.len() / 2] ^= 8;
+    std::fs::write(&file, bad).unwrap();
+    let all = verify().await;
+    assert_eq!((all.images, all.chunks, all.damaged_chunks), (3, 4, 1));
+    let labels: Vec<_> = all.damaged.iter().map(|d| d.label.as_str()).collect();
+    assert_eq!(labels, ["one@1", "two@1"]);
+    let states = async || {
+        let images: Vec<Image> = lab.get("/api/v1/images").await.json();
+        images.iter().map(|i| i.state).collect::<Vec<_>>()
+    };
+    let (good_one, damaged) = (ImageState::Good, ImageState::Damaged);
+    assert_eq!(states().await, [damaged, good_one, damaged]);
+    // Added again, the chunk is good for all that need it.
+    lab.upload("again", &shared).await.json::<Image>();
+    assert_eq!(verify().await.damaged_chunks, 0);
+    assert_eq!(states().await, [good_one; 4]);
+}
+
+#[tokio::test]
+async fn in_the_background_damage_is_found_and_a_restart_goes_on() {
+    let lab = Lab::new().await;
+    let content = [pattern(MIB, "a"), pattern(MIB, "b"), pattern(MIB, "c")].concat();
+    let image: Image = lab.upload("debian", &content).await.json();
+    let kept = lab.dir.path().join("verified");
+    // A round that has begun, and has come to the end of the first chunk in the order of names.
+    let mut names: Vec<_> = content
+        .chunks(MIB)
+        .map(|chunk| blake3::hash(chunk).to_string())
+        .collect();
+    names.sort_unstable();
+    let now = lab.state.now();
+    let position = json!({"begins": now, "after": names[0]});
+    std::fs::write(&kept, position.to_string()).unwrap();
+    let damage = |name: &str| {
+        let file = lab
+            .dir
+            .path()
+            .join("images/chunks")
+            .join(&name[..2])
+            .join(name);
+        std::fs::write(file, b"rot").unwrap();
+    };
+    damage(&names[0]);
+    let mut events = lab.state.store.subscribe();
+    let slow = tokio::spawn({
+        let (state, kept) = (lab.state.clone(), kept.clone());
+        async move { verify_slowly(state, 1 << 40, &kept).await }
+    });
+    // What was passed before is not read again in this round: when it has ended, nothing was found.
+    let ended = json!({"begins": now.0 + 7 * 86_400_000, "after": null});
+    let is_kept = || serde_json::from_slice::<Value>(&std::fs::read(&kept).unwrap()).unwrap();
+    while is_kept() != ended {
+        tokio::task::yield_now().await;
+    }
+    slow.abort();
+    let _ = slow.await;
+    let state = async || lab.state.store.image("debian").await.unwrap().state;
+    assert_eq!(state().await, ImageState::Good);
+
+    damage(&names[2]);
+    std::fs::write(&kept, position.to_string()).unwrap();
+    let slow = tokio::spawn({
+        let (state, kept) = (lab.state.clone(), kept.clone());
+        async move { verify_slowly(state, 1 << 40, &kept).await }
+    });
+    loop {
+        let event = events.recv().await.unwrap();
+        if event.image == Some(image.id) && event.text.contains("is damaged") {
+            break;
+        }
+    }
+    assert_eq!(state().await, ImageState::Damaged);
+    lab.stop.cancel();
+    slow.await.unwrap();
 }
 
 #[tokio::test]

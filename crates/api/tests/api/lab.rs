@@ -5,11 +5,15 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use axum::http::{HeaderMap, Method, Request, StatusCode};
 use bugler_api::{
-    AppState, BootContent, BootTree, BootTreeError, ServerInfo, device_router, operator_router,
+    AppState, BootContent, BootTree, BootTreeError, DeployLimits, ServerInfo, ServerKeys,
+    device_router, operator_router,
 };
 use bugler_images::ChunkStore;
-use bugler_model::{Device, DeviceId, Disk, Image, Inventory, MacAddr, Nic, SessionId, Timestamp};
+use bugler_model::{
+    Device, DeviceId, Disk, Image, Inventory, MacAddr, Nic, OfferShape, SessionId, Timestamp,
+};
 use bugler_protocol::agent::{ErrorBody, Register, Registered, VERSION};
+use bugler_protocol::operator::{PlanAction, PlanGoal, PlanView};
 use bugler_store::{Sighting, SqliteStore, Store, TokenHash};
 use bytes::Bytes;
 use futures::StreamExt;
@@ -41,6 +45,8 @@ pub(crate) struct FakeBoot {
     pub(crate) tree: Mutex<HashMap<String, BootContent>>,
     /// An address that is known to belong to another interface.
     pub(crate) stranger: Mutex<Option<MacAddr>>,
+    /// Whether it has no plan for any device.
+    pub(crate) boots_nothing: Mutex<bool>,
     told: mpsc::UnboundedSender<(String, u64, bool)>,
 }
 
@@ -69,6 +75,32 @@ impl BootTree for FakeBoot {
 
     fn bootenv(&self) -> Option<String> {
         Some("6.1-test".into())
+    }
+
+    fn explain(&self, device: &Device) -> Option<PlanView> {
+        let action = PlanAction::Silent;
+        let plan = PlanView {
+            device: device.id,
+            mac: device.macs.first().copied(),
+            firmware: device.firmware,
+            heard: false,
+            from: device.address,
+            goal: PlanGoal::None,
+            profile: None,
+            boots: None,
+            why: "a test boots nothing".into(),
+            answer: action.to_string(),
+            action,
+            shape: OfferShape::Standard,
+            unanswered: 0,
+            rules: vec![],
+            netboot: device.netboot,
+            secure_boot: device.secure_boot,
+            quirks: device.quirks,
+            tries: device.tries,
+            most_tries: 8,
+        };
+        (!*self.boots_nothing.lock().unwrap()).then_some(plan)
     }
 }
 
@@ -108,6 +140,19 @@ impl Answer {
 
 impl Lab {
     pub(crate) async fn new() -> Self {
+        Self::limited(&DeployLimits::default()).await
+    }
+
+    pub(crate) async fn limited(limits: &DeployLimits) -> Self {
+        Self::with(limits, None).await
+    }
+
+    /// A server that signs manifests.
+    pub(crate) async fn signing(keys: Arc<ServerKeys>) -> Self {
+        Self::with(&DeployLimits::default(), Some(keys)).await
+    }
+
+    async fn with(limits: &DeployLimits, keys: Option<Arc<ServerKeys>>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store: Arc<dyn Store> =
             Arc::new(SqliteStore::open(dir.path().join("registry.sqlite")).unwrap());
@@ -116,17 +161,30 @@ impl Lab {
         let boot = Arc::new(FakeBoot {
             tree: Mutex::default(),
             stranger: Mutex::default(),
+            boots_nothing: Mutex::default(),
             told,
         });
         let clock = Arc::new(AtomicI64::new(1_800_000_000_000));
         let reading = clock.clone();
+        let now = Arc::new(move || Timestamp(reading.load(Ordering::Relaxed)));
+        let options = bugler_power::Options {
+            state_dir: dir.path().to_owned(),
+            commands: dir.path().join("commands"),
+            clock: now.clone(),
+        };
+        let power = bugler_power::Power::open(store.clone(), options).unwrap();
         let stop = CancellationToken::new();
         let info = ServerInfo {
             version: "0.0-test".into(),
+            interfaces: vec!["lo".into()],
+            device_port: 8480,
+            device_address: Some([10, 0, 0, 1].into()),
+            keys,
+            power: Some(power),
             ..ServerInfo::default()
         };
-        let now = Arc::new(move || Timestamp(reading.load(Ordering::Relaxed)));
-        let state = AppState::new(store, images, boot.clone(), info, now, stop.clone());
+        let (tree, end) = (boot.clone(), stop.clone());
+        let state = AppState::limited(store, images, tree, info, now, end, limits);
         Self {
             dir,
             device: device_router(state.clone()),

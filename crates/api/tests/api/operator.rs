@@ -120,7 +120,7 @@ async fn an_order_names_devices_images_and_disks_that_are_there() {
     );
 
     let large: bugler_model::Image = lab
-        .upload("large", &crate::lab::pattern(9 << 20, "l"))
+        .upload("large", &crate::lab::pattern(11 << 20, "l"))
         .await
         .json();
     let text = lab

@@ -4,13 +4,19 @@ use super::Session;
 use crate::cli;
 use crate::output;
 use anyhow::Result;
+use bugler_model::text;
 use bugler_server::bootenv;
 
 pub(super) fn run(session: &Session, command: cli::Bootenv) -> Result<()> {
     let built = match command {
-        cli::Bootenv::Build { state_dir, wanted } => {
+        cli::Bootenv::Build {
+            state_dir,
+            arch,
+            wanted,
+        } => {
             vec![bootenv::build(
                 &state_dir,
+                arch.into(),
                 &(*wanted).into(),
                 &mut |line| eprintln!("{line}"),
             )?]
@@ -32,14 +38,23 @@ pub(super) fn run(session: &Session, command: cli::Bootenv) -> Result<()> {
         built.iter().map(|env| {
             vec![
                 env.version.clone(),
-                format!("{:?}", env.arch).to_lowercase(),
+                bugler_server::bootenv::arch_name(env.arch).to_owned(),
                 env.module_count.to_string(),
-                output::bytes(env.sizes.vmlinuz),
-                output::bytes(env.sizes.initrd),
-                output::bytes(env.sizes.base),
+                text::bytes(env.sizes.vmlinuz),
+                text::bytes(env.sizes.initrd),
+                text::bytes(env.sizes.base),
             ]
         }),
     )
+}
+
+impl From<cli::Arch> for bugler_model::Arch {
+    fn from(arch: cli::Arch) -> Self {
+        match arch {
+            cli::Arch::X86_64 => Self::X86_64,
+            cli::Arch::Aarch64 => Self::Aarch64,
+        }
+    }
 }
 
 impl From<cli::Ingredients> for bugler_server::config::Bootenv {

@@ -1,12 +1,12 @@
 //! `bugler device`.
 
-use super::Session;
+use super::{Session, plan, power};
 use crate::cli;
 use crate::client::encode;
 use crate::output;
 use anyhow::Result;
-use bugler_model::{BootSession, Device, DevicePatch, Netboot, Presence};
-use bugler_protocol::operator::SetNetboot;
+use bugler_model::{BootSession, Device, DevicePatch, Netboot, Presence, text};
+use bugler_protocol::operator::{PowerView, SetNetboot};
 
 pub(super) fn run(session: &Session, command: cli::Device) -> Result<()> {
     match command {
@@ -17,11 +17,17 @@ pub(super) fn run(session: &Session, command: cli::Device) -> Result<()> {
             name,
             add_tags,
             remove_tags,
+            profile,
+            next,
+            secure_boot,
         } => {
             let patch = DevicePatch {
                 name,
                 add_tags,
                 remove_tags,
+                profile,
+                next,
+                secure_boot: secure_boot.map(|switch| switch == cli::Switch::On),
                 ..DevicePatch::default()
             };
             changed(
@@ -40,6 +46,7 @@ pub(super) fn run(session: &Session, command: cli::Device) -> Result<()> {
                     .post(&path, &SetNetboot { mode: mode.into() })?,
             )
         }
+        cli::Device::Power(args) => power::device(session, *args),
         cli::Device::Remove { device } => session
             .client
             .delete(&format!("devices/{}", encode(&device))),
@@ -50,11 +57,14 @@ fn changed(session: &Session, device: Device) -> Result<()> {
     if session.json {
         return output::json(&device);
     }
-    println!(
-        "{}: network boot {}",
-        output::safe(device.label()),
-        netboot(&device)
-    );
+    let mut line = format!("{}: network boot {}", device.label(), netboot(&device));
+    if let Some(profile) = &device.profile {
+        line += &format!(", profile {profile}");
+    }
+    if let Some(next) = &device.next {
+        line += &format!(", the next time {next}");
+    }
+    println!("{}", text::clean(&line));
     Ok(())
 }
 
@@ -67,9 +77,10 @@ fn list(session: &Session, tag: Option<&str>) -> Result<()> {
         return output::json(&devices);
     }
     let now = output::now();
+    let states = power::states(session)?;
     output::table(
         &[
-            "ID", "NAME", "MAC", "MODEL", "ADDRESS", "STATE", "NETBOOT", "SEEN",
+            "ID", "NAME", "MAC", "MODEL", "ADDRESS", "STATE", "POWER", "NETBOOT", "SEEN",
         ],
         devices.iter().map(|device| {
             vec![
@@ -83,8 +94,9 @@ fn list(session: &Session, tag: Option<&str>) -> Result<()> {
                 model(device),
                 device.address.map(|a| a.to_string()).unwrap_or_default(),
                 presence(device.presence).to_owned(),
+                states.get(&device.id).cloned().unwrap_or_default(),
                 netboot(device).to_owned(),
-                output::ago(device.seen, now),
+                text::ago(device.seen, now),
             ]
         }),
     )
@@ -125,8 +137,13 @@ fn show(session: &Session, text: &str) -> Result<()> {
     let boots: Vec<BootSession> = session
         .client
         .get(&format!("devices/{}/sessions?limit=3", device.id))?;
+    let switched: PowerView = session
+        .client
+        .get(&format!("devices/{}/power", device.id))?;
     if session.json {
-        return output::json(&serde_json::json!({ "device": device, "sessions": boots }));
+        return output::json(
+            &serde_json::json!({ "device": device, "sessions": boots, "power": switched }),
+        );
     }
     let mut rows: Vec<(&str, String)> = vec![
         ("id", device.id.to_string()),
@@ -134,6 +151,21 @@ fn show(session: &Session, text: &str) -> Result<()> {
         ("tags", device.tags.join(", ")),
         ("state", presence(device.presence).to_owned()),
         ("network boot", netboot(&device).to_owned()),
+        (
+            "profile",
+            device
+                .profile
+                .as_ref()
+                .map_or("what the rules say".into(), ToString::to_string),
+        ),
+        (
+            "next boot",
+            device
+                .next
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+        ),
         (
             "MAC",
             device
@@ -155,7 +187,16 @@ fn show(session: &Session, text: &str) -> Result<()> {
             "firmware",
             device.firmware.map(|f| f.to_string()).unwrap_or_default(),
         ),
-        ("seen", output::ago(device.seen, output::now())),
+        (
+            "secure boot",
+            if device.secure_boot { "on" } else { "off" }.into(),
+        ),
+        ("learned", plan::quirks(device.quirks).unwrap_or_default()),
+        (
+            "tries",
+            format!("{} boots since one had an outcome", device.tries),
+        ),
+        ("seen", text::ago(device.seen, output::now())),
     ];
     if let Some(inventory) = &device.inventory {
         rows.push(("model", model(&device)));
@@ -164,14 +205,14 @@ fn show(session: &Session, text: &str) -> Result<()> {
             "CPU",
             format!("{} x {}", inventory.cpu.threads, inventory.cpu.model),
         ));
-        rows.push(("memory", output::bytes(inventory.memory)));
+        rows.push(("memory", text::bytes(inventory.memory)));
         for disk in &inventory.disks {
             rows.push((
                 "disk",
                 format!(
                     "{}  {}  {} B sectors  {}  {}{}",
                     disk.path,
-                    output::bytes(disk.size),
+                    text::bytes(disk.size),
                     disk.sector_size,
                     disk.model.as_deref().unwrap_or("-"),
                     disk.serial.as_deref().unwrap_or("-"),
@@ -192,6 +233,11 @@ fn show(session: &Session, text: &str) -> Result<()> {
             ));
         }
     }
+    rows.extend(
+        power::describe(&switched)
+            .into_iter()
+            .map(|line| ("power", line)),
+    );
     for boot in &boots {
         rows.push((
             "boot",
@@ -199,7 +245,7 @@ fn show(session: &Session, text: &str) -> Result<()> {
         ));
     }
     for (key, value) in rows {
-        println!("{key:>12}  {}", output::safe(value));
+        println!("{key:>12}  {}", text::clean(&value));
     }
     Ok(())
 }

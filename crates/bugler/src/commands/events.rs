@@ -3,9 +3,8 @@
 use super::Session;
 use crate::cli;
 use crate::client::encode;
-use crate::output;
 use anyhow::{Context, Result};
-use bugler_model::{Device, DeviceId, Event, EventId};
+use bugler_model::{Device, DeviceId, Event, EventId, text};
 use std::io::{BufRead, BufReader, Write};
 
 pub(super) fn run(session: &Session, args: &cli::Events) -> Result<()> {
@@ -62,12 +61,7 @@ fn print(session: &Session, event: &Event) -> Result<()> {
         writeln!(out)?;
     } else {
         let about = event.device.map(|id| id.to_string()).unwrap_or_default();
-        writeln!(
-            out,
-            "{}  {about:<5} {}",
-            event.at,
-            output::safe(&event.text)
-        )?;
+        writeln!(out, "{}  {about:<5} {}", event.at, text::clean(&event.text))?;
     }
     Ok(())
 }

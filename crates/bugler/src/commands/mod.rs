@@ -1,16 +1,30 @@
 //! What each command does: one file a noun.
 
 mod bootenv;
+mod capture;
 mod device;
+mod doctor;
+mod eeprom;
 mod events;
+mod explain;
 mod image;
+mod input;
+mod key;
+mod overlay;
+mod plan;
+mod power;
+mod profile;
+mod rule;
 mod serve;
+mod simulate;
 mod task;
+mod work;
 
 use crate::cli::{Cli, Command};
 use crate::client::Client;
 use crate::output;
 use anyhow::{Context, Result};
+use bugler_model::text;
 use bugler_protocol::operator::ServerStatus;
 use clap::CommandFactory;
 
@@ -29,13 +43,25 @@ pub(crate) fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Serve(args) => serve::run(*args),
         Command::Device(command) => device::run(&session, command),
+        Command::Profile(command) => profile::run(&session, command),
+        Command::Rule(command) => rule::run(&session, command),
+        Command::Overlay(command) => overlay::run(&session, command),
         Command::Image(command) => image::run(&session, command),
-        Command::Deploy(args) => task::deploy(&session, args),
+        Command::Key(command) => key::run(&session, &command),
+        Command::Deploy(args) => work::deploy(&session, *args),
+        Command::Capture(args) => work::capture(&session, args),
+        Command::Wipe(args) => work::wipe(&session, args),
         Command::Reboot(targets) => task::reboot(&session, targets),
         Command::PowerOff(targets) => task::power_off(&session, targets),
+        Command::Power(command) => power::run(&session, command),
         Command::Task(command) => task::run(&session, command),
         Command::Events(args) => events::run(&session, &args),
         Command::Bootenv(command) => bootenv::run(&session, command),
+        Command::Eeprom(command) => eeprom::run(&session, command),
+        Command::Doctor(args) => doctor::run(&session, *args),
+        Command::Explain(args) => explain::run(&session, &args),
+        Command::CapturePackets(args) => capture::run(&session, &args),
+        Command::Simulate(args) => simulate::run(&session, &args),
         Command::Status => status(&session),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "bugler", &mut std::io::stdout());
@@ -57,7 +83,7 @@ fn status(session: &Session) -> Result<()> {
         status.bootenv.as_deref().unwrap_or("none yet")
     );
     for line in status.services {
-        println!("{}", output::safe(line));
+        println!("{}", text::clean(&line));
     }
     Ok(())
 }

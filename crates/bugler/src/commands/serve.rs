@@ -1,6 +1,6 @@
 //! `bugler serve`.
 
-use crate::cli;
+use crate::{cli, unsafe_memory};
 use anyhow::{Context, Result};
 use bugler_server::config::{Config, DhcpMode, Interface};
 use bugler_server::run;
@@ -9,6 +9,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 pub(super) fn run(args: cli::Serve) -> Result<()> {
+    unsafe_memory::bound_arenas();
     tracing_subscriber::fmt()
         .with_env_filter(
             tracing_subscriber::EnvFilter::try_from_env("BUGLER_LOG")
@@ -43,7 +44,7 @@ pub(super) fn run(args: cli::Serve) -> Result<()> {
 }
 
 /// The file, and the command line over it.
-fn configuration(args: cli::Serve) -> Result<Config> {
+pub(super) fn configuration(args: cli::Serve) -> Result<Config> {
     let mut config = match &args.config {
         Some(path) => Config::load(path)?,
         None => Config::default(),

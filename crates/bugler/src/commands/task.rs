@@ -1,38 +1,31 @@
-//! `bugler deploy`, `reboot`, `poweroff` and `task`.
+//! `bugler reboot`, `poweroff` and `task`.
 
 use super::Session;
+use super::work::{say_power, say_skipped};
 use crate::cli;
 use crate::client::{ClientError, encode};
 use crate::output;
 use anyhow::{Result, bail};
-use bugler_model::{Device, DiskRule, Task, TaskId, TaskState, VerifyMode};
+use bugler_model::{Device, Task, TaskId, TaskState, text};
 use bugler_protocol::operator::{CreatedTasks, NewTasks, Order};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::collections::HashMap;
 use std::io::IsTerminal;
 
-pub(super) fn deploy(session: &Session, args: cli::Deploy) -> Result<()> {
-    let order = Order::Deploy {
-        image: args.image,
-        disk: args.disk.map_or(DiskRule::Auto, DiskRule::Named),
-        verify: if args.no_verify {
-            VerifyMode::WriteOnly
-        } else {
-            VerifyMode::ReadBack
-        },
-    };
-    create(session, order, args.targets)
-}
-
 pub(super) fn reboot(session: &Session, targets: cli::Targets) -> Result<()> {
-    create(session, Order::Reboot {}, targets)
+    create(session, Order::Reboot {}, targets, false)
 }
 
 pub(super) fn power_off(session: &Session, targets: cli::Targets) -> Result<()> {
-    create(session, Order::PowerOff {}, targets)
+    create(session, Order::PowerOff {}, targets, false)
 }
 
-fn create(session: &Session, action: Order, targets: cli::Targets) -> Result<()> {
+pub(super) fn create(
+    session: &Session,
+    action: Order,
+    targets: cli::Targets,
+    leave_power: bool,
+) -> Result<()> {
     let cli::Targets { devices, tag, wait } = targets;
     if devices.is_empty() && tag.is_none() {
         bail!("name at least one device, or a --tag");
@@ -43,10 +36,16 @@ fn create(session: &Session, action: Order, targets: cli::Targets) -> Result<()>
             action,
             devices,
             tag,
+            leave_power,
         },
     )?;
+    say_skipped(&created.skipped);
+    say_power(&created.power);
     if wait {
         return wait_for(session, created.tasks.iter().map(|task| task.id).collect());
+    }
+    if created.tasks.is_empty() && !session.json {
+        return Ok(());
     }
     listed(session, &created.tasks)
 }
@@ -92,7 +91,7 @@ fn labels(session: &Session) -> Result<HashMap<bugler_model::DeviceId, String>> 
         .collect())
 }
 
-fn listed(session: &Session, tasks: &[Task]) -> Result<()> {
+pub(super) fn listed(session: &Session, tasks: &[Task]) -> Result<()> {
     if session.json {
         return output::json(&tasks);
     }
@@ -110,7 +109,7 @@ fn listed(session: &Session, tasks: &[Task]) -> Result<()> {
                 output::action(&task.action),
                 task.state.to_string(),
                 output::progress(task),
-                output::ago(task.updated, now),
+                text::ago(task.updated, now),
             ]
         }),
     )
@@ -130,13 +129,13 @@ impl Watched {
         let text = format!("{} {}", task.state, output::progress(task));
         self.bar.set_length(task.progress.total.max(1));
         self.bar.set_position(task.progress.done);
-        self.bar.set_message(output::safe(&text));
+        self.bar.set_message(text::clean(&text));
         if lines && previous.is_none_or(|p| p.state != task.state) {
             eprintln!(
                 "{} {}: {}",
                 task.id,
-                output::safe(&self.label),
-                output::safe(text)
+                text::clean(&self.label),
+                text::clean(&text)
             );
         }
         if !task.state.is_open() {
@@ -145,7 +144,7 @@ impl Watched {
     }
 }
 
-fn wait_for(session: &Session, ids: Vec<TaskId>) -> Result<()> {
+pub(super) fn wait_for(session: &Session, ids: Vec<TaskId>) -> Result<()> {
     let terminal = std::io::stderr().is_terminal();
     let bars = MultiProgress::new();
     let style = ProgressStyle::with_template("{prefix:>16} {bar:32} {msg}")
@@ -164,7 +163,7 @@ fn wait_for(session: &Session, ids: Vec<TaskId>) -> Result<()> {
             ProgressBar::hidden()
         };
         bar.set_style(style.clone());
-        bar.set_prefix(output::safe(&label));
+        bar.set_prefix(text::clean(&label));
         let entry = Watched { task, label, bar };
         entry.show(None, !terminal);
         watched.push(entry);
