@@ -340,7 +340,7 @@ impl Cleaner {
 mod tests {
     use super::*;
 
-    const SOON: Duration = Duration::from_secs(20);
+    const SOON: Duration = Duration::from_secs(120);
 
     fn transcript(bytes: &'static [u8]) -> (tempfile::TempDir, Transcript) {
         let dir = tempfile::tempdir().unwrap();

@@ -1,48 +1,26 @@
-//! A PC with x86-64 firmware: QEMU, its console and its buttons.
+//! A machine: QEMU, its console and its buttons.
 
 use crate::accel::Accelerator;
+pub use crate::board::Firmware;
+use crate::board::{Bus, Rom};
 use crate::console::{Seen, Transcript};
 use crate::enclosure::RUN_DIR;
 use crate::net::Net;
-use crate::nvram::{self, DISK_SLOT, NETWORK_SLOT};
+use crate::nvram::{DISK_SLOT, NETWORK_SLOT};
 use crate::process::Process;
 use crate::qmp::Qmp;
 use crate::run::Run;
 use anyhow::{Context, Result, bail, ensure};
 use bugler_model::MacAddr;
 use serde_json::json;
-use std::fmt;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-/// EDK2 for PCs, as Debian's package `ovmf` has it.
-const OVMF_CODE: &str = "/usr/share/OVMF/OVMF_CODE_4M.fd";
-/// Its empty settings store; each machine has a copy.
-const OVMF_VARS: &str = "/usr/share/OVMF/OVMF_VARS_4M.fd";
 /// QEMU's name of the machine's disk.
 const DRIVE: &str = "disk0";
 /// What a console says when the machine will not go on by itself.
 const FATAL: &str = "Kernel panic - not syncing";
-
-/// What the machine's firmware is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Firmware {
-    /// SeaBIOS, with iPXE in the network card's ROM.
-    Bios,
-    /// EDK2 (OVMF), with its own PXE client.
-    Uefi,
-}
-
-impl fmt::Display for Firmware {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Bios => "BIOS (SeaBIOS, iPXE ROM)",
-            Self::Uefi => "UEFI (EDK2)",
-        })
-    }
-}
 
 /// A kernel and an initramfs that a machine is started from, as from a USB stick.
 #[derive(Clone, Debug)]
@@ -53,7 +31,14 @@ pub struct RamSystem {
     pub initrd: PathBuf,
     /// The kernel's arguments.
     pub arguments: String,
+    /// The device tree, for a board whose firmware brings none.
+    pub device_tree: Option<PathBuf>,
 }
+
+/// The serial number of a machine's disk on NVMe.
+pub const NVME_SERIAL: &str = "NVME-0001";
+/// That of a disk on SATA.
+pub const SATA_SERIAL: &str = "SATA-0001";
 
 /// What a machine is made of.
 #[derive(Clone, Debug)]
@@ -72,12 +57,21 @@ pub struct Spec {
     pub serial: String,
     /// Memory in MiB.
     pub memory_mib: u32,
-    /// The file that is its only disk (virtio-blk, 512-byte sectors), if it has one.
+    /// The file that is its only disk, if it has one: virtio-blk with 512-byte sectors; on a
+    /// Raspberry Pi an SD card, whose size has to be a power of two.
     pub disk: Option<PathBuf>,
     /// The disk's serial number.
     pub disk_serial: String,
+    /// The file that is a second disk, on NVMe, with the serial number [`NVME_SERIAL`]; on boards with
+    /// PCI.
+    pub nvme: Option<PathBuf>,
+    /// The file that is a third disk, on SATA, with the serial number [`SATA_SERIAL`]; on boards with
+    /// PCI.
+    pub sata: Option<PathBuf>,
     /// A system that it starts from, whatever its firmware would choose.
     pub ram_system: Option<RamSystem>,
+    /// Whether its firmware tries the disk first, and then the network; a PC with BIOS.
+    pub disk_first: bool,
     /// Whether it stops, at first, where it would reboot; [`Machine::resume`] lets it go on.
     pub pause_on_reboot: bool,
 }
@@ -96,7 +90,10 @@ impl Spec {
             memory_mib: 1024,
             disk: None,
             disk_serial: format!("DISK-{number:04}"),
+            nvme: None,
+            sata: None,
             ram_system: None,
+            disk_first: false,
             pause_on_reboot: false,
         }
     }
@@ -136,8 +133,8 @@ pub struct Machine {
     spec: Spec,
     dir: PathBuf,
     tap: String,
-    /// UEFI settings: they outlive the power, as on a real board.
-    vars: Option<PathBuf>,
+    /// The firmware's settings: they outlive the power, as on a real board.
+    settings: Option<PathBuf>,
     accelerator: Accelerator,
     power_ons: u32,
     running: Option<Running>,
@@ -156,24 +153,28 @@ impl Machine {
     ///
     /// When a tap or the copy of the firmware's settings cannot be made.
     pub fn new(run: &Run, net: &Net, spec: Spec) -> Result<Self> {
-        let vars = match spec.firmware {
-            Firmware::Bios => None,
-            Firmware::Uefi => {
-                let vars = run.file(&format!("{}-vars.fd", spec.name));
-                let mut settings = fs::read(OVMF_VARS)
-                    .with_context(|| format!("cannot read {OVMF_VARS} (package ovmf)"))?;
-                nvram::network_then_disk(&mut settings, spec.mac)
-                    .with_context(|| format!("cannot change the settings in {OVMF_VARS}"))?;
-                fs::write(&vars, settings)
-                    .with_context(|| format!("cannot write {}", vars.display()))?;
-                Some(vars)
+        let board = spec.firmware.board();
+        let settings = match board.rom.settings(spec.mac)? {
+            None => None,
+            Some(settings) => {
+                let file = run.file(&format!("{}-settings.fd", spec.name));
+                settings
+                    .write(&file)
+                    .with_context(|| format!("cannot write {}", file.display()))?;
+                Some(file)
             }
+        };
+        let accelerator = if board.is_pc {
+            Accelerator::detect()?
+        } else {
+            // Of another processor than most computers that this runs on.
+            Accelerator::Tcg
         };
         Ok(Self {
             tap: net.add_tap()?,
             dir: run.dir().to_owned(),
-            vars,
-            accelerator: Accelerator::detect()?,
+            settings,
+            accelerator,
             power_ons: 0,
             running: None,
             spec,
@@ -214,85 +215,51 @@ impl Machine {
 
     fn command(&self, socket: &Path) -> Command {
         let spec = &self.spec;
-        let uefi = spec.firmware == Firmware::Uefi;
-        let mut command = Command::new("qemu-system-x86_64");
+        let board = spec.firmware.board();
+        let mut command = Command::new(board.program);
         command
             .args(self.accelerator.arguments())
-            .args([
-                "-name",
-                &spec.name,
-                "-M",
-                "q35",
-                "-m",
-                &spec.memory_mib.to_string(),
-            ])
+            .args(["-name", &spec.name])
+            .args(board.arguments)
+            .args(["-m", &spec.memory_mib.to_string()])
             .args(["-nographic", "-nodefaults"])
-            .args([
-                "-chardev",
-                "stdio,id=console,signal=off",
-                "-serial",
-                "chardev:console",
-            ])
-            .args([
-                "-qmp",
-                &format!("unix:{},server=on,wait=off", escaped(socket)),
-            ])
-            .args(["-uuid", &spec.uuid])
-            .arg("-smbios")
-            .arg(format!(
-                "type=1,manufacturer=Bugler,product=Lab machine,serial={}",
-                spec.serial
+            .args(["-chardev", "stdio,id=console,signal=off"]);
+        for _ in 0..board.idle_serial_ports {
+            command.args(["-serial", "null"]);
+        }
+        command.args(["-serial", "chardev:console"]).args([
+            "-qmp",
+            &format!("unix:{},server=on,wait=off", escaped(socket)),
+        ]);
+        match board.rom {
+            Rom::Own | Rom::Missing => {}
+            Rom::Edk2 { code, .. } => {
+                command
+                    .arg("-drive")
+                    .arg(format!("if=pflash,format=raw,readonly=on,file={code}"))
+                    // Without it EDK2 waits minutes for DHCPv6 before it tries the next device.
+                    .args(["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]);
+            }
+            Rom::UBoot { image, .. } => {
+                command.arg("-bios").arg(crate::uboot::path(image));
+            }
+        }
+        if let Some(settings) = &self.settings {
+            command.arg("-drive").arg(format!(
+                "if=pflash,index=1,format=raw,file={}",
+                escaped(settings)
             ));
-        // BIOS takes the order of boot devices from QEMU, EDK2 from its settings. With romfile= the
-        // card has no ROM: EDK2's own PXE client is the one to be tested.
-        let (network, disk) = if uefi {
-            (",romfile=", "")
-        } else if spec.ram_system.is_some() {
-            // QEMU puts it first itself.
-            ("", "")
-        } else {
-            (",bootindex=0", ",bootindex=1")
-        };
+        }
         if spec.network {
-            command
-                .arg("-netdev")
-                .arg(format!(
-                    "tap,id=net0,ifname={},script=no,downscript=no",
-                    self.tap
-                ))
-                .arg("-device")
-                .arg(format!(
-                    "virtio-net-pci,netdev=net0,addr={NETWORK_SLOT},mac={}{network}",
-                    spec.mac
-                ));
+            command.arg("-netdev").arg(format!(
+                "tap,id=net0,ifname={},script=no,downscript=no",
+                self.tap
+            ));
         }
-        if let Some(vars) = &self.vars {
-            command
-                .arg("-drive")
-                .arg(format!("if=pflash,format=raw,readonly=on,file={OVMF_CODE}"))
-                .arg("-drive")
-                .arg(format!("if=pflash,format=raw,file={}", escaped(vars)))
-                // Without it EDK2 waits minutes for DHCPv6 before it tries the next device.
-                .args(["-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n"]);
+        match board.bus {
+            Bus::Pci => self.plug_pci(&mut command),
+            Bus::Pi => self.plug_pi(&mut command),
         }
-        if let Some(file) = &spec.disk {
-            // writeback: the guest's flushes reach the file, and what it wrote survives a power cut
-            // of the machine, as on a disk that keeps its promises.
-            command
-                .arg("-drive")
-                .arg(format!(
-                    "if=none,id={DRIVE},file={},format=raw,cache=writeback,discard=unmap",
-                    escaped(file)
-                ))
-                .arg("-device")
-                .arg(format!(
-                    "virtio-blk-pci,drive={DRIVE},addr={DISK_SLOT},serial={}{disk}",
-                    spec.disk_serial
-                ));
-        }
-        // EDK2's network stack and a young Linux both wait for randomness. Last, for it takes the
-        // first free slot.
-        command.args(["-device", "virtio-rng-pci"]);
         if let Some(system) = &spec.ram_system {
             command
                 .arg("-kernel")
@@ -300,11 +267,84 @@ impl Machine {
                 .arg("-initrd")
                 .arg(&system.initrd)
                 .args(["-append", &system.arguments]);
+            if let Some(tree) = &system.device_tree {
+                command.arg("-dtb").arg(tree);
+            }
         }
         if spec.pause_on_reboot {
             command.args(["-action", "reboot=shutdown,shutdown=pause"]);
         }
         command
+    }
+
+    /// Identity, network card and disk of a board with PCI.
+    fn plug_pci(&self, command: &mut Command) {
+        let spec = &self.spec;
+        command
+            .args(["-uuid", &spec.uuid])
+            .arg("-smbios")
+            .arg(format!(
+                "type=1,manufacturer=Bugler,product=Lab machine,serial={}",
+                spec.serial
+            ));
+        // SeaBIOS takes the order of boot devices from QEMU, others from their settings. With
+        // romfile= the card has no ROM: the firmware's own PXE client is the one to be tested.
+        let (network, disk) = match spec.firmware.board().rom {
+            // QEMU puts it first itself.
+            Rom::Own if spec.ram_system.is_some() => ("", ""),
+            Rom::Own if spec.disk_first => (",bootindex=1", ",bootindex=0"),
+            Rom::Own => (",bootindex=0", ",bootindex=1"),
+            _ => (",romfile=", ""),
+        };
+        if spec.network {
+            command.arg("-device").arg(format!(
+                "virtio-net-pci,netdev=net0,addr={NETWORK_SLOT},mac={}{network}",
+                spec.mac
+            ));
+        }
+        if let Some(file) = &spec.disk {
+            command
+                .arg("-drive")
+                .arg(format!("if=none,id={DRIVE},{}", drive(file)))
+                .arg("-device")
+                .arg(format!(
+                    "virtio-blk-pci,drive={DRIVE},addr={DISK_SLOT},serial={}{disk}",
+                    spec.disk_serial
+                ));
+        }
+        if let Some(file) = &spec.nvme {
+            command
+                .arg("-drive")
+                .arg(format!("if=none,id=nvme0,{}", drive(file)))
+                .arg("-device")
+                .arg(format!("nvme,drive=nvme0,serial={NVME_SERIAL}"));
+        }
+        if let Some(file) = &spec.sata {
+            command
+                .arg("-drive")
+                .arg(format!("if=none,id=sata0,{}", drive(file)))
+                .args(["-device", "ich9-ahci,id=ahci", "-device"])
+                .arg(format!(
+                    "ide-hd,drive=sata0,bus=ahci.0,serial={SATA_SERIAL}"
+                ));
+        }
+        // EDK2's network stack and a young Linux both wait for randomness. Last, for it takes the
+        // first free slot.
+        command.args(["-device", "virtio-rng-pci"]);
+    }
+
+    /// Network card and SD card of a Raspberry Pi.
+    fn plug_pi(&self, command: &mut Command) {
+        if self.spec.network {
+            command
+                .arg("-device")
+                .arg(format!("usb-net,netdev=net0,mac={}", self.spec.mac));
+        }
+        if let Some(file) = &self.spec.disk {
+            command
+                .arg("-drive")
+                .arg(format!("if=sd,id={DRIVE},{}", drive(file)));
+        }
     }
 
     fn running(&mut self) -> Result<&mut Running> {
@@ -366,6 +406,11 @@ impl Machine {
     /// Puts a RAM system in, for the next time it is switched on.
     pub fn insert(&mut self, system: RamSystem) {
         self.spec.ram_system = Some(system);
+    }
+
+    /// Sets what its firmware tries first from the next time that it is switched on.
+    pub fn boot_disk_first(&mut self, disk_first: bool) {
+        self.spec.disk_first = disk_first;
     }
 
     /// Takes the RAM system out again.
@@ -438,7 +483,7 @@ impl Machine {
         self.reset()?;
         self.spec.pause_on_reboot = false;
         let running = self.running()?;
-        running.qmp.wait_event("RESET", Duration::from_secs(30))?;
+        running.qmp.wait_event("RESET", Duration::from_secs(120))?;
         running.qmp.execute("cont", json!({}))?;
         Ok(())
     }
@@ -462,6 +507,15 @@ impl Machine {
     pub fn disk_written(&mut self) -> Result<u64> {
         self.running()?.qmp.bytes_written(DRIVE)
     }
+}
+
+/// The file behind a disk. writeback: the guest's flushes reach the file, and what it wrote survives
+/// a power cut of the machine, as on a disk that keeps its promises.
+fn drive(file: &Path) -> String {
+    format!(
+        "file={},format=raw,cache=writeback,discard=unmap",
+        escaped(file)
+    )
 }
 
 /// A path as a value in QEMU's comma-separated options.

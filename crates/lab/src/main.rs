@@ -1,7 +1,7 @@
 //! The lab's command line: end-to-end scenarios, the demo, the benchmarks.
 
 use anyhow::{Result, bail};
-use bugler_lab::bench::{self, Bench, tftp};
+use bugler_lab::bench::{self, Bench, aoe, nbd, tftp};
 use bugler_lab::demo;
 use bugler_lab::enclosure::{self, Side};
 use bugler_lab::image::{self, Variant};
@@ -59,6 +59,13 @@ enum Command {
         #[command(subcommand)]
         what: Option<Bench>,
     },
+    /// Serve files as AoE targets, until the standard input ends: what scenarios and the AoE benchmark
+    /// have as their server.
+    #[command(hide = true)]
+    AoeServer(aoe::ServerOptions),
+    /// Serve a disk by NBD on 127.0.0.1: what the NBD benchmark measures.
+    #[command(hide = true)]
+    NbdServer(nbd::ServerOptions),
     /// Serve a folder by TFTP on 127.0.0.1: what the TFTP benchmark measures.
     #[command(hide = true)]
     TftpServer {
@@ -125,6 +132,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
             demo::play(demo::Options { firmware, keep })
         }
         Command::Bench { what } => measure(what.as_ref()),
+        Command::AoeServer(options) => {
+            aoe::serve(&options)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::NbdServer(options) => {
+            nbd::serve(&options)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Command::TftpServer { dir, port } => {
             tftp::serve(&dir, port)?;
             Ok(ExitCode::SUCCESS)

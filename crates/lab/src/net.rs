@@ -5,6 +5,7 @@
 
 use crate::process::output_of;
 use anyhow::{Context, Result, anyhow};
+use bugler_model::MacAddr;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::cell::Cell;
 use std::fs::File;
@@ -83,6 +84,22 @@ impl Net {
         Ok(host)
     }
 
+    /// Adds a host named `name` (at most 10 letters) with one interface, [`INTERFACE`], that has this
+    /// MAC address and no IP address. [`Host::set_address`] gives it one.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or the name is taken.
+    pub fn add_card(&self, name: &str, mac: MacAddr) -> Result<Host> {
+        let host = Host::alone(name)?;
+        ip(&format!(
+            "link add port-{name} type veth peer name {INTERFACE} address {mac} netns {name}"
+        ))?;
+        ip(&format!("link set port-{name} master {BRIDGE} up"))?;
+        ip(&format!("-n {name} link set {INTERFACE} up"))?;
+        Ok(host)
+    }
+
     /// Adds a tap for a machine and returns its name.
     ///
     /// # Errors
@@ -112,6 +129,34 @@ impl Drop for Net {
 }
 
 impl Host {
+    /// A host without an interface, for wires that are not the bridge's. Its address is 0.0.0.0.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses, or the name is taken.
+    pub fn alone(name: &str) -> Result<Self> {
+        ip(&format!("netns add {name}"))?;
+        Ok(Self {
+            name: name.to_owned(),
+            address: Ipv4Addr::UNSPECIFIED,
+        })
+    }
+
+    /// Gives it this address, and no other.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses.
+    pub fn set_address(&mut self, address: Ipv4Addr, prefix: u8) -> Result<()> {
+        let name = &self.name;
+        ip(&format!("-n {name} addr flush dev {INTERFACE}"))?;
+        ip(&format!(
+            "-n {name} addr add {address}/{prefix} dev {INTERFACE}"
+        ))?;
+        self.address = address;
+        Ok(())
+    }
+
     /// Its address on the bridge.
     #[must_use]
     pub fn address(&self) -> Ipv4Addr {

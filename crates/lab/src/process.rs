@@ -2,6 +2,7 @@
 
 use crate::console::{Seen, Transcript};
 use anyhow::{Context, Result, anyhow, bail};
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -61,6 +62,20 @@ impl Process {
     #[must_use]
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Its user and system time so far, its ended threads included.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended.
+    pub fn cpu(&self) -> Result<Duration> {
+        let path = format!("/proc/{}/stat", self.id());
+        let stat = fs::read_to_string(&path)
+            .with_context(|| format!("cannot read {path}: has {} ended?", self.what))?;
+        let ticks = ticks(&stat).with_context(|| format!("{path} reads {stat:?}"))?;
+        // USER_HZ: 100 on every architecture that Linux runs on here.
+        Ok(Duration::from_millis(ticks * 10))
     }
 
     /// See [`Transcript::wait_for`].
@@ -165,6 +180,16 @@ impl Drop for Process {
     }
 }
 
+/// utime and stime of a line of /proc/PID/stat (proc(5)): fields 14 and 15. The second field, the
+/// program's name in parentheses, may hold spaces.
+fn ticks(stat: &str) -> Option<u64> {
+    let (_, after_name) = stat.rsplit_once(") ")?;
+    let mut fields = after_name.split(' ').skip(11);
+    let utime: u64 = fields.next()?.parse().ok()?;
+    let stime: u64 = fields.next()?.parse().ok()?;
+    Some(utime + stime)
+}
+
 /// Runs `command` to its end and returns what it printed.
 ///
 /// # Errors
@@ -200,7 +225,7 @@ fn shown(command: &Command) -> String {
 mod tests {
     use super::*;
 
-    const SOON: Duration = Duration::from_secs(20);
+    const SOON: Duration = Duration::from_secs(120);
 
     fn shell(script: &str) -> (tempfile::TempDir, Process) {
         let dir = tempfile::tempdir().unwrap();
@@ -218,6 +243,13 @@ mod tests {
         assert_eq!(process.wait_for("got", SOON).unwrap().line, "got hello");
         assert_eq!(process.wait_exit(SOON).unwrap().code(), Some(3));
         assert!(!process.is_running().unwrap());
+    }
+
+    #[test]
+    fn the_times_are_found_behind_any_name() {
+        let stat = "77 (a b) c) S 1 77 77 0 -1 4194560 100 0 0 0 321 45 6 7 20 0 1 0 5 6 7";
+        assert_eq!(ticks(stat), Some(366));
+        assert_eq!(ticks("77 (short) S 1"), None);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// How long QEMU may take for one answer. It answers at once unless the host is very busy.
-const ANSWER: Duration = Duration::from_secs(30);
+const ANSWER: Duration = Duration::from_secs(120);
 /// Longest line that is read.
 const MAX_LINE: u64 = 1 << 20;
 /// Most events that are kept for a later wait.
@@ -54,7 +54,7 @@ impl Qmp {
     ///
     /// # Errors
     ///
-    /// When QEMU ends, or does not listen within 30 s.
+    /// When QEMU ends, or does not listen within 2 minutes.
     pub fn connect(path: &Path, mut alive: impl FnMut() -> Result<bool>) -> Result<Self> {
         let end = Instant::now() + ANSWER;
         let socket = loop {

@@ -13,7 +13,7 @@ const OPERATOR: &str = "127.0.0.1:8481";
 /// How long it may take until it answers. It may build a boot environment first.
 const START: Duration = Duration::from_secs(180);
 /// How long it may take to end when it is asked to.
-const STOP: Duration = Duration::from_secs(30);
+const STOP: Duration = Duration::from_secs(120);
 
 /// `bugler serve` and what it needs to be started again. It ends when dropped.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use crate::capture::Capture;
 use crate::disk;
 use crate::image::{self, Image};
 use crate::machine::{Firmware, Machine, Spec};
-use crate::net::{Net, address};
+use crate::net::{Host, Net, address};
 use crate::process::Process;
 use crate::product::{self, Product};
 use crate::run::Run;
@@ -71,8 +71,17 @@ impl<'r> Site<'r> {
     /// As [`Site::full`].
     pub fn new(run: &'r Run, arguments: &[&str]) -> Result<Self> {
         let net = Net::new()?;
-        let capture = run.capture(&net)?;
         let host = net.add_host("srv", address(1))?;
+        Self::on(run, net, host, arguments)
+    }
+
+    /// As [`Site::new`], with the server on a host that need not be on the bridge.
+    ///
+    /// # Errors
+    ///
+    /// As [`Site::full`].
+    pub fn on(run: &'r Run, net: Net, host: Host, arguments: &[&str]) -> Result<Self> {
+        let capture = run.capture(&net)?;
         let (image, product) = (image::cached(image::Variant::Small)?, product::cached()?);
         product.furnish(&run.file("state"))?;
         let server = Server::new(run, host, &product.bugler, arguments);
@@ -84,6 +93,12 @@ impl<'r> Site<'r> {
             _capture: capture,
             net,
         })
+    }
+
+    /// The run that it belongs to.
+    #[must_use]
+    pub fn run(&self) -> &'r Run {
+        self.run
     }
 
     /// See [`Run::say`].

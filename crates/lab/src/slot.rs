@@ -16,9 +16,19 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Slots {
     /// Holds the locks.
-    _files: Vec<File>,
+    files: Vec<File>,
     /// Which places, from 0.
     pub numbers: Vec<usize>,
+}
+
+impl Drop for Slots {
+    fn drop(&mut self) {
+        for file in &self.files {
+            // To close the file is not enough: a process that this one is just starting has it open too,
+            // until its program runs. Where it fails, that is how long it takes.
+            let _ = file.unlock();
+        }
+    }
 }
 
 impl Slots {
@@ -47,10 +57,7 @@ impl Slots {
         loop {
             for number in 0..places {
                 if files.len() == wanted.min(places) {
-                    return Ok(Self {
-                        _files: files,
-                        numbers,
-                    });
+                    return Ok(Self { files, numbers });
                 }
                 if numbers.contains(&number) {
                     continue;
@@ -96,7 +103,7 @@ mod tests {
         );
         let (sender, receiver) = mpsc::channel();
         thread::scope(|scope| {
-            scope.spawn(|| sender.send(take(1).numbers).unwrap());
+            scope.spawn(|| sender.send(take(1).numbers.clone()).unwrap());
             drop(second);
             assert_eq!(receiver.recv().unwrap(), [1]);
         });

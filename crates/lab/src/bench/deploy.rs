@@ -19,28 +19,25 @@
 //! left of the advantage then: that Bugler does not write what the image does not use.
 
 use crate::api::Api;
+use crate::bench::figures::{median, verdict};
+use crate::bench::rack::{Client, DEVICE_PORT, NGINX_PORT, start_nginx};
+use crate::disk;
 use crate::image::{self, Variant};
-use crate::net::{Host, INTERFACE, Net, address};
+use crate::net::{Net, address};
 use crate::process::{Process, output_of};
 use crate::product;
 use crate::run::Run;
 use crate::server::Server;
-use crate::{disk, paths};
-use anyhow::{Context, Result, bail, ensure};
-use bugler_model::{DiskRule, MacAddr, VerifyMode};
-use bugler_protocol::operator::{CreatedTasks, NewTasks, Order};
+use anyhow::{Context, Result, ensure};
+use bugler_model::VerifyMode;
+use bugler_protocol::operator::{CreatedTasks, DeployOrder, NewTasks, Order};
 use std::fs::{self, File};
-use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The name of the image on the server.
 const IMAGE: &str = "bench";
-/// Where machines reach the server.
-const DEVICE_PORT: u16 = 8480;
-/// Where nginx listens.
-const NGINX_PORT: u16 = 8080;
 /// At most this part of the time of the faster peer.
 const TARGET: f64 = 0.7;
 
@@ -92,44 +89,6 @@ impl Way {
     }
 }
 
-/// Fetches nginx, once: outside of the enclosure.
-///
-/// # Errors
-/// When Debian's package cannot be fetched.
-pub fn prepare(say: &dyn Fn(&str)) -> Result<()> {
-    let dir = nginx_dir()?;
-    if dir.exists() {
-        return Ok(());
-    }
-    // Installed, it would start a web server on this computer.
-    say("fetching nginx, without installing it");
-    let cache = paths::lab("cache")?;
-    let work = tempfile::tempdir_in(&cache).context("cannot make a folder in the cache")?;
-    output_of(
-        Command::new("apt-get")
-            .args(["download", "nginx"])
-            .current_dir(work.path()),
-    )
-    .context("cannot fetch Debian's package nginx")?;
-    let package = only_file(work.path())?;
-    let unpacked = work.path().join("unpacked");
-    output_of(Command::new("dpkg").arg("-x").arg(package).arg(&unpacked))
-        .context("cannot unpack Debian's package nginx")?;
-    fs::rename(&unpacked, &dir).with_context(|| format!("cannot name {}", dir.display()))
-}
-
-fn nginx_dir() -> Result<PathBuf> {
-    Ok(paths::lab("cache")?.join("nginx"))
-}
-
-fn only_file(dir: &Path) -> Result<PathBuf> {
-    let first = fs::read_dir(dir).context("cannot list a folder")?.next();
-    Ok(first
-        .context("apt-get has fetched nothing")?
-        .context("cannot list a folder")?
-        .path())
-}
-
 /// Measures, and prints the table. To be called inside of [`enter`](crate::enclosure::enter).
 ///
 /// # Errors
@@ -165,10 +124,7 @@ struct Bench<'r> {
     run: &'r Run,
     image: image::Image,
     what: String,
-    agent: PathBuf,
-    client: Host,
-    /// The client's interface: the server tells a device's script to nobody else.
-    mac: MacAddr,
+    client: Client,
     server: Server,
     device: String,
     _nginx: Process,
@@ -178,15 +134,7 @@ struct Bench<'r> {
 impl<'r> Bench<'r> {
     fn set_up(run: &'r Run) -> Result<Self> {
         let net = Net::new()?;
-        let (srv, client) = (
-            net.add_host("srv", address(1))?,
-            net.add_host("n1", address(2))?,
-        );
-        let mac = output_of(
-            client
-                .command("cat")
-                .arg(format!("/sys/class/net/{INTERFACE}/address")),
-        )?;
+        let srv = net.add_host("srv", address(1))?;
         let (image, product) = (image::cached(Variant::Large)?, product::cached()?);
         product.furnish(&run.file("state"))?;
         let packed = packed(&image.disk)?;
@@ -208,64 +156,28 @@ impl<'r> Bench<'r> {
                 mib(added.stored),
                 mib(fs::metadata(&packed).context("cannot size raw.zst")?.len()),
             ),
-            agent: product.bugler.with_file_name("bugler-agent"),
-            mac: mac
-                .trim()
-                .parse()
-                .context("the client's interface has no MAC address")?,
+            client: Client::new(net.add_host("n1", address(2))?, &product)?,
             image,
-            client,
             server,
             device: String::new(),
             _nginx: nginx,
             _net: net,
         };
-        bench.device = bench.introduce()?;
+        bench.device = bench
+            .client
+            .introduce(run, &bench.server, bench.image.size)?;
         Ok(bench)
-    }
-
-    /// Makes the server know the device: an agent registers, and is ended.
-    fn introduce(&self) -> Result<String> {
-        let target = self.run.file("known.raw");
-        disk::empty(&target, self.image.size)?;
-        let agent = self.agent(&target)?;
-        let agent = Process::start("the agent", agent, &self.run.file("introduction.log"))?;
-        agent.wait_for("registered as", Duration::from_secs(30))?;
-        drop(agent);
-        let device = self
-            .server
-            .api()
-            .device(self.mac)?
-            .context("the server has forgotten the agent")?;
-        Ok(device.id.to_string())
-    }
-
-    /// The agent with `target` as its disk, and with a token of its own as in every boot.
-    fn agent(&self, target: &Path) -> Result<Command> {
-        let base = format!("http://{}:{DEVICE_PORT}", address(1));
-        let url = format!("{base}/boot/ipxe/{}", self.mac);
-        let script = output_of(self.client.command("curl").args(["-sSf", &url]))?;
-        let token = script
-            .split_whitespace()
-            .find_map(|word| word.strip_prefix("bugler.token="))
-            .with_context(|| format!("the boot script has no token:\n{script}"))?;
-        let mut command = self.client.command(&self.agent.display().to_string());
-        command
-            .args(["run", "--once", "--server", &base, "--boot-token", token])
-            .args(["--boot-mac", &self.mac.to_string(), "--disk"])
-            .arg(target);
-        Ok(command)
     }
 
     fn order(&self, verify: VerifyMode) -> Result<()> {
         let order = NewTasks {
-            action: Order::Deploy {
-                image: IMAGE.into(),
-                disk: DiskRule::Auto,
+            action: Order::Deploy(DeployOrder {
                 verify,
-            },
+                ..DeployOrder::of(IMAGE)
+            }),
             devices: vec![self.device.clone()],
             tag: None,
+            leave_power: false,
         };
         let api: Api<'_> = self.server.api();
         let created: CreatedTasks = api.post("tasks", &order)?;
@@ -288,7 +200,7 @@ impl<'r> Bench<'r> {
                     Way::WriteOnly => VerifyMode::WriteOnly,
                     _ => VerifyMode::ReadBack,
                 })?;
-                self.agent(&target)?
+                self.client.agent(&target)?
             }
             Way::CurlZstd => self.shell(UNPACK, BUFFERED, &target),
             Way::CurlRaw => self.shell(RAW, BUFFERED, &target),
@@ -325,7 +237,7 @@ impl<'r> Bench<'r> {
 
     /// A pipeline on the client; both parts are shell with `$1` the URL and `$2` the disk.
     fn shell(&self, fetch: &str, write: &str, target: &Path) -> Command {
-        let mut command = self.client.command("bash");
+        let mut command = self.client.host().command("bash");
         command
             .args(["-c", &format!("set -o pipefail; {fetch} | {write}"), "bash"])
             .arg(format!("http://{}:{NGINX_PORT}", address(1)))
@@ -352,60 +264,6 @@ fn packed(image: &Path) -> Result<PathBuf> {
         fs::rename(&unfinished, &packed).context("cannot name the packed image")?;
     }
     Ok(packed)
-}
-
-/// nginx on `host`, with the files of `folder`.
-fn start_nginx(run: &Run, host: &Host, folder: &Path) -> Result<Process> {
-    let dir = run.file("nginx");
-    fs::create_dir(&dir).context("cannot make nginx's folder")?;
-    let configuration = format!(
-        "daemon off; user root; worker_processes auto; pid {dir}/pid; error_log stderr;\n\
-         events {{ worker_connections 64; }}\n\
-         http {{ access_log off; sendfile on; tcp_nopush on; client_body_temp_path {dir}/body;\n\
-           proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi;\n\
-           uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n\
-           server {{ listen {}:{NGINX_PORT}; root {}; }} }}\n",
-        address(1),
-        folder.display(),
-        dir = dir.display(),
-    );
-    let path = dir.join("nginx.conf");
-    fs::write(&path, configuration).context("cannot write nginx's configuration")?;
-    let program = nginx_dir()?.join("usr/sbin/nginx");
-    let mut command = host.command(&program.display().to_string());
-    command
-        .arg("-p")
-        .arg(&dir)
-        .args(["-e", "stderr", "-c"])
-        .arg(&path);
-    let mut nginx = Process::start("nginx", command, &run.file("nginx.log"))?;
-    let end = Instant::now() + Duration::from_secs(10);
-    while host.run(|| TcpStream::connect((address(1), NGINX_PORT)).is_err())? {
-        if Instant::now() >= end || !nginx.is_running()? {
-            bail!(
-                "nginx does not serve; it said:\n{}",
-                nginx.transcript().tail()
-            );
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Ok(nginx)
-}
-
-/// The middle one, or the mean of the two in the middle.
-fn median(times: &[f64]) -> f64 {
-    let mut sorted = times.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match (
-        sorted.len() % 2,
-        sorted.get(middle.saturating_sub(1)),
-        sorted.get(middle),
-    ) {
-        (0, Some(low), Some(high)) => f64::midpoint(*low, *high),
-        (_, _, Some(middle)) => *middle,
-        _ => f64::NAN,
-    }
 }
 
 fn table(what: &str, times: &[(Way, Vec<f64>)]) -> String {
@@ -436,7 +294,7 @@ fn table(what: &str, times: &[(Way, Vec<f64>)]) -> String {
         );
     }
     let ratio = of(Way::WriteOnly) / peer;
-    let word = if ratio <= TARGET { "ok" } else { "MISSED" };
+    let word = verdict(ratio <= TARGET);
     let direct = of(Way::CurlZstdDirect).min(of(Way::CurlRawDirect));
     text += &format!(
         "\ntarget, the read-back aside: at most {TARGET}x the faster of the two; found {ratio:.2}x: \
@@ -453,13 +311,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn medians_are_in_the_middle() {
-        assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
-        assert!(median(&[]).is_nan());
-    }
-
-    #[test]
     fn the_ratio_is_to_the_faster_peer_and_leaves_the_read_back_aside() {
         let times = |bugler: f64| {
             [
@@ -473,7 +324,7 @@ mod tests {
             ]
         };
         let met = table("an image", &times(2.8));
-        assert!(met.contains("found 0.70x: ok"), "{met}");
+        assert!(met.contains("found 0.70x: met"), "{met}");
         assert!(met.contains("there is no target: 0.80x"), "{met}");
         assert!(
             met.contains(

@@ -10,7 +10,10 @@
 //! on its serial console when it is up. The stamp is random and new for every build.
 
 pub mod grub;
+mod secure;
 pub mod sources;
+
+pub use secure::with_signed_loaders;
 
 use crate::process::output_of;
 use crate::{gpt, paths, sparse};

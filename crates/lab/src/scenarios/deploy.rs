@@ -10,11 +10,15 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
+/// How fast the server may send while a deploy is looked at, in Mbit/s: on a quick computer it would
+/// be over between two looks.
+const RATE: u32 = 400;
+
 pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "deploy-bios",
         proves: "a BIOS machine registers, waits, is deployed and comes up from its own disk",
-        limit: Duration::from_secs(600),
+        limit: Duration::from_secs(1200),
         machines: 1,
         image: true,
         product: true,
@@ -23,7 +27,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "deploy-uefi",
         proves: "a UEFI machine registers, waits, is deployed and comes up from its own disk",
-        limit: Duration::from_secs(600),
+        limit: Duration::from_secs(1200),
         machines: 1,
         image: true,
         product: true,
@@ -140,6 +144,7 @@ fn once(run: &Run, site: &Site<'_>, node: &mut Node, device: &Device) -> Result<
 /// Deploys with `bugler deploy --wait`, and looks at the task meanwhile.
 fn deploy_and_watch(run: &Run, site: &Site<'_>, device: &Device) -> Result<Task> {
     let id = device.id.to_string();
+    site.server.host().limit_rate(RATE)?;
     let mut waiting = site.start_bugler(&["deploy", IMAGE, &id, "--wait"], "deploy.log")?;
     let api = site.server.api();
     let path = format!("tasks?open=true&device={id}");
@@ -184,7 +189,7 @@ fn deploy_and_watch(run: &Run, site: &Site<'_>, device: &Device) -> Result<Task>
     ensure!(partly.count() >= 2, "progress was hardly seen: {seen:?}");
     let seconds = progress.elapsed_ms as f64 / 1000.0;
     run.say(&format!(
-        "deployed {} MiB in {seconds:.1} s ({:.0} MiB/s, {} MiB fetched, verified); {} reports seen",
+        "deployed {} MiB in {seconds:.1} s ({:.0} MiB/s, {} MiB fetched at {RATE} Mbit/s at most, verified); {} reports seen",
         progress.total / MIB,
         progress.total as f64 / MIB as f64 / seconds,
         progress.fetched / MIB,

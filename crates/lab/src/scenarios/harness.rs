@@ -10,6 +10,7 @@ use crate::run::Run;
 use crate::{disk, image};
 use anyhow::{Context, Result, ensure};
 use std::fs;
+use std::io::ErrorKind;
 use std::net::UdpSocket;
 use std::path::Path;
 use std::process::Command;
@@ -22,7 +23,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "lab-network",
         proves: "hosts of the lab reach each other over the bridge, and nothing else",
-        limit: Duration::from_secs(60),
+        limit: Duration::from_secs(900),
         machines: 0,
         image: false,
         product: false,
@@ -31,7 +32,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "lab-disk-bios",
         proves: "with BIOS firmware the Debian image comes up from a disk",
-        limit: Duration::from_secs(300),
+        limit: Duration::from_secs(900),
         machines: 1,
         image: true,
         product: false,
@@ -40,7 +41,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "lab-disk-uefi",
         proves: "with UEFI firmware the Debian image comes up from a disk",
-        limit: Duration::from_secs(300),
+        limit: Duration::from_secs(900),
         machines: 1,
         image: true,
         product: false,
@@ -49,7 +50,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "lab-pxe-bios",
         proves: "an iPXE ROM boots a script from dnsmasq, reboots where it is watched, and can be cut off",
-        limit: Duration::from_secs(300),
+        limit: Duration::from_secs(900),
         machines: 1,
         image: false,
         product: false,
@@ -58,7 +59,7 @@ pub(super) const ALL: &[Scenario] = &[
     Scenario {
         name: "lab-pxe-uefi",
         proves: "EDK2 boots snponly.efi and a script from dnsmasq, reboots where it is watched, and can be cut off",
-        limit: Duration::from_secs(300),
+        limit: Duration::from_secs(900),
         machines: 1,
         image: false,
         product: false,
@@ -73,15 +74,21 @@ fn network(run: &Run) -> Result<()> {
     net.add_tap()?;
     let bind = |at| UdpSocket::bind((at, 7777)).with_context(|| format!("cannot bind {at}"));
     let receiver = two.run(|| bind(two.address()))??;
-    receiver.set_read_timeout(Some(Duration::from_secs(10)))?;
+    receiver.set_read_timeout(Some(Duration::from_secs(1)))?;
     let sender = one.run(|| bind(one.address()))??;
-    sender
-        .send_to(b"hello", (two.address(), 7777))
-        .context("cannot send over the bridge")?;
     let mut buffer = [0; 16];
-    let (length, from) = receiver
-        .recv_from(&mut buffer)
-        .context("nothing came over the bridge")?;
+    let mut tries = 0;
+    let (length, from) = loop {
+        tries += 1;
+        sender
+            .send_to(b"hello", (two.address(), 7777))
+            .context("cannot send over the bridge")?;
+        match receiver.recv_from(&mut buffer) {
+            // The bridge passes nothing on until the kernel has seen that its ports are up.
+            Err(error) if error.kind() == ErrorKind::WouldBlock && tries < 60 => {}
+            received => break received.context("nothing came over the bridge")?,
+        }
+    };
     ensure!(
         buffer.get(..length) == Some(b"hello"),
         "something else came"

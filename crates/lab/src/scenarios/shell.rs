@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -47,7 +47,7 @@ ip addr add "$ip/$mask" dev "$interface"
 pub(super) const ALL: &[Scenario] = &[Scenario {
     name: "shell-client",
     proves: "the manual's shell client with curl and dd registers and deploys an image",
-    limit: Duration::from_secs(600),
+    limit: Duration::from_secs(1200),
     machines: 1,
     image: true,
     product: true,
@@ -127,8 +127,20 @@ fn ram_system(run: &Run, site: &Site<'_>, server: &str) -> Result<RamSystem> {
     symlink("busybox", root.join("bin/reboot")).context("cannot make the link to reboot")?;
 
     let initrd = run.file("ram-system.initrd");
-    fs::copy(bootenv.join("initrd"), &initrd).context("cannot copy the initramfs")?;
-    let mut archive = OpenOptions::new().append(true).open(&initrd)?;
+    extend(&bootenv.join("initrd"), &root, &initrd)?;
+    Ok(RamSystem {
+        kernel: bootenv.join("vmlinuz"),
+        initrd,
+        // What is not meant for the kernel becomes the environment of the first program.
+        arguments: format!("console=ttyS0,115200 quiet rdinit=/shell-client/init SERVER={server}"),
+        device_tree: None,
+    })
+}
+
+/// Writes an initramfs: that of `from`, and what is in the folder `root`.
+pub(super) fn extend(from: &Path, root: &Path, to: &Path) -> Result<()> {
+    fs::copy(from, to).context("cannot copy the initramfs")?;
+    let mut archive = OpenOptions::new().append(true).open(to)?;
     // The kernel takes several archives one after another; each begins at a multiple of four bytes.
     let length = archive.seek(SeekFrom::End(0))?;
     let padding = usize::try_from(length.next_multiple_of(4) - length)?;
@@ -138,17 +150,12 @@ fn ram_system(run: &Run, site: &Site<'_>, server: &str) -> Result<RamSystem> {
             "-c",
             "cd \"$0\" && find . | cpio --create --format=newc --quiet",
         ])
-        .arg(&root)
+        .arg(root)
         .stdout(archive)
         .status()
         .context("cannot run cpio")?;
     ensure!(status.success(), "cpio failed ({status})");
-    Ok(RamSystem {
-        kernel: bootenv.join("vmlinuz"),
-        initrd,
-        // What is not meant for the kernel becomes the environment of the first program.
-        arguments: format!("console=ttyS0,115200 quiet rdinit=/shell-client/init SERVER={server}"),
-    })
+    Ok(())
 }
 
 /// The client, as it stands in the manual.
@@ -172,7 +179,7 @@ fn client() -> Result<String> {
 }
 
 /// The programs and what ldd says that they need.
-fn with_libraries(programs: &[&str]) -> Result<BTreeSet<PathBuf>> {
+pub(super) fn with_libraries(programs: &[&str]) -> Result<BTreeSet<PathBuf>> {
     let listed = output_of(Command::new("ldd").args(programs))?;
     let libraries = listed
         .split_whitespace()

@@ -12,14 +12,14 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 /// How long a server that cannot start may take to say so.
-const SOON: Duration = Duration::from_secs(30);
+const SOON: Duration = Duration::from_secs(120);
 /// Most memory of an idle server, in kB.
 const IDLE_KB: u64 = 40_000;
 
 pub(super) const ALL: &[Scenario] = &[Scenario {
     name: "server-start",
     proves: "a server that cannot start says why and what to do, and an idle one stays under 40 MB",
-    limit: Duration::from_secs(120),
+    limit: Duration::from_secs(900),
     machines: 0,
     image: false,
     product: true,

@@ -8,6 +8,8 @@ use crate::run::Run;
 use crate::site::{IMAGE, MIB, STAGE, Site};
 use anyhow::{Context, Result, ensure};
 use bugler_model::{Device, Image, Netboot, Presence, Task, TaskState};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 /// The exit code of `bugler` for an order that contradicts what is there.
@@ -18,7 +20,7 @@ const TASK_FAILED: i32 = 6;
 pub(super) const ALL: &[Scenario] = &[Scenario {
     name: "two-machines",
     proves: "of two machines one is deployed and the other left alone; bad orders are refused",
-    limit: Duration::from_secs(600),
+    limit: Duration::from_secs(1200),
     machines: 2,
     image: true,
     product: true,
@@ -101,6 +103,11 @@ fn too_large(run: &Run, site: &Site<'_>, device: &Device) -> Result<()> {
     let size = 1200 * MIB;
     let file = run.file("large.raw");
     disk::empty(&file, size)?;
+    // An image whose end is free fits on a smaller disk: this one has something near its end.
+    File::options()
+        .write(true)
+        .open(&file)?
+        .write_all_at(b"data", size - 50 * MIB)?;
     let _: Image = site.bugler(&["image", "add", "large", &file.display().to_string()])?;
     let output = site.try_bugler(&["deploy", "large", &device.id.to_string(), "--wait"])?;
     let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();

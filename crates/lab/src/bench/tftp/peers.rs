@@ -1,6 +1,5 @@
 //! The servers that are compared.
 
-use std::env;
 use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::unix::fs::PermissionsExt;
@@ -69,9 +68,7 @@ impl Peer {
     fn command(self, dir: &Path) -> Result<Command> {
         let port = self.port().to_string();
         let mut command = match self {
-            Self::Bugler => {
-                Command::new(env::current_exe().context("cannot find this program's own file")?)
-            }
+            Self::Bugler => Command::new("/proc/self/exe"),
             Self::Dnsmasq => Command::new("dnsmasq"),
             Self::Atftpd => Command::new("atftpd"),
         };
@@ -123,23 +120,8 @@ impl Running {
 
     /// Its user and system time so far, its ended threads included.
     pub(super) fn cpu(&self) -> Result<Duration> {
-        let path = format!("/proc/{}/stat", self.process.id());
-        let stat = fs::read_to_string(&path)
-            .with_context(|| format!("cannot read {path}: has {} ended?", self.name()))?;
-        let ticks = ticks(&stat).with_context(|| format!("{path} reads {stat:?}"))?;
-        // USER_HZ: 100 on every architecture that Linux runs on here.
-        Ok(Duration::from_millis(ticks * 10))
+        self.process.cpu()
     }
-}
-
-/// utime and stime of a line of /proc/PID/stat (proc(5)): fields 14 and 15. The second field, the
-/// program's name in parentheses, may hold spaces.
-fn ticks(stat: &str) -> Option<u64> {
-    let (_, after_name) = stat.rsplit_once(") ")?;
-    let mut fields = after_name.split(' ').skip(11);
-    let utime: u64 = fields.next()?.parse().ok()?;
-    let stime: u64 = fields.next()?.parse().ok()?;
-    Some(utime + stime)
 }
 
 /// Lets servers that give up root read everything in `dir`.
@@ -149,16 +131,4 @@ pub(super) fn open_to_all(dir: &Path) -> Result<()> {
     }
     fs::set_permissions(dir, Permissions::from_mode(0o777))?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_times_are_found_behind_any_name() {
-        let stat = "77 (a b) c) S 1 77 77 0 -1 4194560 100 0 0 0 321 45 6 7 20 0 1 0 5 6 7";
-        assert_eq!(ticks(stat), Some(366));
-        assert_eq!(ticks("77 (short) S 1"), None);
-    }
 }

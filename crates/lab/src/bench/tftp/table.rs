@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::bench::figures::{median, verdict};
 use bugler_tftp::client::swarm::Report;
 
 /// What is asked of Bugler: its share of dnsmasq's CPU at windowsize 1 with 64 clients.
@@ -57,8 +58,8 @@ impl Row {
     }
 
     fn median(&self, figure: impl Fn(&Cell) -> f64) -> f64 {
-        let mut figures: Vec<f64> = self.cells.iter().map(figure).collect();
-        median(&mut figures)
+        let figures: Vec<f64> = self.cells.iter().map(figure).collect();
+        median(&figures)
     }
 
     fn rate(&self) -> f64 {
@@ -76,20 +77,6 @@ impl Row {
     fn failed(&self) -> usize {
         self.cells.iter().map(|cell| cell.failed).sum()
     }
-}
-
-fn median(figures: &mut [f64]) -> f64 {
-    figures.sort_by(f64::total_cmp);
-    let middle = figures.len() / 2;
-    match figures {
-        [] => f64::NAN,
-        _ if figures.len() % 2 == 1 => figures[middle],
-        _ => f64::midpoint(figures[middle - 1], figures[middle]),
-    }
-}
-
-fn verdict(met: bool) -> &'static str {
-    if met { "met" } else { "MISSED" }
 }
 
 pub(super) fn print_head() {
@@ -159,16 +146,4 @@ pub(super) fn print_lossy(rows: &[Row]) {
         "{share:.3}x the time of the best peer, at most {TIME_OF_BEST:.2}x and no failure asked: {}",
         verdict(share <= TIME_OF_BEST && ours.failed() == 0)
     );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn medians() {
-        assert_eq!(median(&mut [3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&mut [4.0, 1.0, 3.0, 2.0]), 2.5);
-        assert!(median(&mut []).is_nan());
-    }
 }
