@@ -5,6 +5,10 @@
 //! input, quickly and without much memory; where a decoder has an inverse, it also checks that what
 //! was read is written and read back the same.
 
+pub mod inputs;
+mod ipmi;
+mod worst;
+
 use bugler_boot::ClientFacts;
 use bugler_model::MacAddr;
 use std::net::Ipv6Addr;
@@ -25,8 +29,24 @@ pub const TARGETS: &[Target] = &[
         run: dhcp_packet,
     },
     Target {
+        name: "dhcp_frame",
+        run: bugler_dhcp::fuzz_frame,
+    },
+    Target {
         name: "tftp_packet",
         run: tftp_packet,
+    },
+    Target {
+        name: "ipmi_packet",
+        run: ipmi::packet,
+    },
+    Target {
+        name: "ipmi_session",
+        run: ipmi::session,
+    },
+    Target {
+        name: "aoe_frame",
+        run: bugler_aoe::fuzz,
     },
     Target {
         name: "ndp_message",
@@ -53,6 +73,10 @@ pub const TARGETS: &[Target] = &[
         run: agent_cmdline,
     },
     Target {
+        name: "agent_nbd",
+        run: bugler_agent::diskless::fuzz_nbd,
+    },
+    Target {
         name: "chunk_stream",
         run: chunk_stream,
     },
@@ -61,8 +85,80 @@ pub const TARGETS: &[Target] = &[
         run: gpt,
     },
     Target {
+        name: "fat_growth",
+        run: fat_growth,
+    },
+    Target {
+        name: "identity_text",
+        run: bugler_agent::personalize::fuzz_text,
+    },
+    Target {
+        name: "capture_file",
+        run: bugler_diagnose::fuzz,
+    },
+    Target {
         name: "device_form",
         run: device_form,
+    },
+    Target {
+        name: "capture_body",
+        run: capture_body,
+    },
+    Target {
+        name: "lease_file",
+        run: bugler_store::fuzz_lease_file,
+    },
+    Target {
+        name: "simulate_answer",
+        run: bugler_simulate::fuzz,
+    },
+    Target {
+        name: "pi_boot",
+        run: bugler_boot::pi::fuzz,
+    },
+    Target {
+        name: "pi_eeprom",
+        run: bugler_boot::pi::eeprom::fuzz,
+    },
+    Target {
+        name: "pi_image",
+        run: bugler_pifiles::fuzz,
+    },
+    Target {
+        name: "signature",
+        run: bugler_protocol::signature::fuzz,
+    },
+    Target {
+        name: "nfs_call",
+        run: bugler_nfs::fuzz_call,
+    },
+    Target {
+        name: "nbd_request",
+        run: bugler_nbd::fuzz,
+    },
+    Target {
+        name: "disk_overlay",
+        run: bugler_disk::fuzz_overlay,
+    },
+    Target {
+        name: "fs_tree",
+        run: bugler_fsread::tree::fuzz_tree,
+    },
+    Target {
+        name: "fs_survey",
+        run: bugler_fsread::fuzz_survey,
+    },
+    Target {
+        name: "qcow2",
+        run: bugler_images::fuzz_qcow2,
+    },
+    Target {
+        name: "bmap",
+        run: bugler_images::fuzz_bmap,
+    },
+    Target {
+        name: "sparse_stream",
+        run: bugler_images::fuzz_sparse,
     },
 ];
 
@@ -82,12 +178,22 @@ fn dhcp_packet(bytes: &[u8]) {
     if let Some(mac) = packet.mac() {
         let facts = ClientFacts::from_options(mac, |code| packet.options.get(code));
         assert!(facts.describe().len() < 400);
-        let _ = bugler_boot::plan(&facts, None);
+        let _ = bugler_boot::plan(&bugler_boot::Question {
+            facts: &facts,
+            device: None,
+            policy: &bugler_model::BootPolicy::default(),
+            from: None,
+            loaders: &["undionly.kpxe"],
+            unanswered: 0,
+        });
     }
 }
 
 fn tftp_packet(bytes: &[u8]) {
-    let _ = bugler_tftp::packet::Packet::decode(bytes);
+    use bugler_tftp::packet::Packet;
+    if let Ok(Packet::ReadRequest(request)) = Packet::decode(bytes) {
+        boot_path(request.filename);
+    }
 }
 
 fn ndp_message(bytes: &[u8]) {
@@ -125,7 +231,8 @@ fn module_index(bytes: &[u8]) {
 }
 
 fn agent_cmdline(bytes: &[u8]) {
-    let _ = bugler_agent::cmdline::Cmdline::parse(&String::from_utf8_lossy(bytes));
+    let cmdline = bugler_agent::cmdline::Cmdline::parse(&String::from_utf8_lossy(bytes));
+    let _ = cmdline.diskless.plan();
 }
 
 fn chunk_stream(bytes: &[u8]) {
@@ -146,6 +253,28 @@ fn gpt(bytes: &[u8]) {
     };
     let [kind, size @ ..] = *head;
     bugler_agent::deploy::fuzz_gpt(disk, kind.into(), u64::from_le_bytes(size));
+}
+
+fn fat_growth(bytes: &[u8]) {
+    let Some((head, volume)) = bytes.split_first_chunk::<9>() else {
+        return;
+    };
+    let [kind, size @ ..] = *head;
+    let bits = [12, 16, 32][usize::from(kind % 3)];
+    bugler_agent::personalize::fuzz_fat(volume, bits, u64::from_le_bytes(size));
+}
+
+/// What an agent sends that captures an image: the frames, in parts, and the commit.
+fn capture_body(bytes: &[u8]) {
+    let _ = bugler_api::split_commit(bytes);
+    let mut frames = bugler_api::Frames::default();
+    for part in bytes.chunks(1024) {
+        frames.push(part);
+        while let Ok(Some(frame)) = frames.next_frame() {
+            assert!(!frame.is_empty());
+        }
+    }
+    let _ = frames.end();
 }
 
 fn device_form(bytes: &[u8]) {

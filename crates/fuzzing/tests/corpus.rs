@@ -60,3 +60,22 @@ proptest! {
         (target.run)(&bytes);
     }
 }
+
+/// Seconds that a processor has worked for this thread: a busy computer does not make them more.
+fn worked() -> i64 {
+    rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime).tv_sec
+}
+
+/// Not a measurement, but a limit that a reader of quadratic time would not keep: `bugler-lab bench decode`
+/// measures.
+#[test]
+fn the_worst_that_could_be_thought_of_is_read_quickly() {
+    for target in TARGETS {
+        for input in bugler_fuzzing::inputs::inputs(target.name).unwrap() {
+            let begun = worked();
+            (target.run)(&input.bytes);
+            let took = worked() - begun;
+            assert!(took < 6, "{} took {took} s for {}", target.name, input.name);
+        }
+    }
+}
