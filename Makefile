@@ -1,7 +1,10 @@
 # make demo    a whole network boot, deploy and first boot from disk, in virtual machines
 #              (make demo KEEP=1, or make demo --keep, leaves it running)
-# make test    every test
+# make test    the tests: about 36 minutes on two cores, builds aside
+# make test-long   the end-to-end tests that these leave out: other firmware, other protocols
 # make build   the server and the agent: target/release/bugler, target/release/bugler-agent
+# make build-arm64   the agent for 64-bit Arm: target/release/bugler-agent.aarch64
+# make soak    the property tests with many cases, other ones each time
 # make lint    formatting, clippy, licences, invariants
 # make bench   the benchmarks
 # make setup   the Debian packages that these need
@@ -17,13 +20,20 @@ ifneq (,$(findstring k,$(filter-out --%,$(firstword -$(MAKEFLAGS)))))
 KEEP ?= 1
 endif
 
-.PHONY: demo test build setup lint bench
+.PHONY: demo test test-long soak build build-arm64 setup setup-arm64 lint bench
 
 demo: setup build
 	$(CARGO) run --locked --quiet --package bugler-lab -- demo $(if $(KEEP),--keep)
 
-test: setup build
-	$(CARGO) test --locked --workspace
+# Property tests draw the same cases each time: what fails, fails for everybody.
+test: setup-arm64 build build-arm64
+	PROPTEST_RNG_SEED=1 $(CARGO) test --locked --workspace --no-fail-fast
+
+test-long: setup-arm64 build build-arm64
+	$(CARGO) test --locked --package bugler-lab --test e2e --no-fail-fast -- --ignored
+
+soak:
+	PROPTEST_CASES=20000 $(CARGO) test --locked --workspace --exclude bugler-lab --no-fail-fast
 
 # The agent runs where there is nothing else, so it is static. --target keeps the flag away from
 # build scripts.
@@ -33,8 +43,15 @@ build:
 	    --target $(AGENT_TARGET) --package bugler-agent
 	install -m 755 $(TARGET_DIR)/$(AGENT_TARGET)/agent/bugler-agent $(TARGET_DIR)/release/bugler-agent
 
+# With a compiler and a target folder of its own where the ordinary toolchain lacks the target.
+build-arm64:
+	CARGO=$(CARGO) CARGO_TARGET_DIR=$(TARGET_DIR) scripts/agent-arm64
+
 setup:
 	scripts/setup
+
+setup-arm64:
+	scripts/setup --arm64
 
 # Advisories need a database from the network; licences, bans and sources are decided by Cargo.lock.
 lint: $(CARGO_DENY)
