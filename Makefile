@@ -1,6 +1,6 @@
 # make demo    a whole network boot, deploy and first boot from disk, in virtual machines
 #              (make demo KEEP=1, or make demo --keep, leaves it running)
-# make test    the tests: about 36 minutes on two cores, builds aside
+# make test    the tests: under half an hour on two cores, builds aside
 # make test-long   the end-to-end tests that these leave out: other firmware, other protocols
 # make build   the server and the agent: target/release/bugler, target/release/bugler-agent
 # make build-arm64   the agent for 64-bit Arm: target/release/bugler-agent.aarch64
